@@ -1,0 +1,1 @@
+"""The analytics team's code location: marts from ingestion's tables."""

@@ -1,0 +1,1 @@
+"""What the location defines: the marts, and what keeps them up to date."""

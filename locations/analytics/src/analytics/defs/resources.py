@@ -1,0 +1,15 @@
+"""What the location's assets are given: the warehouse with ingestion's lake attached, and the executor."""
+
+from dagster import Definitions
+from dagster import definitions as dagster_definitions
+from taxi_shared.executor import by_step_count
+from taxi_shared.warehouse import Warehouse
+
+
+@dagster_definitions
+def resources() -> Definitions:
+    """Every setting comes from the environment; the monorepo's .env.example says what each does."""
+    return Definitions(
+        resources={"warehouse": Warehouse.from_environment("analytics", reads=["ingestion"])},
+        executor=by_step_count,
+    )

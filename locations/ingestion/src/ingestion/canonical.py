@@ -1,0 +1,89 @@
+"""One schema for every year of TLC's files: which source column feeds which column of `raw.taxi_trips`.
+
+TLC's files drift: columns appear, change type, change their letters' case, and hold only nulls in
+some years. Each file is therefore cast by itself; reading several in one go would fail on the first
+null-typed file or silently drop a column that only a later one has.
+"""
+
+from typing import Final
+
+from taxi_shared.contracts import contract
+
+# Where a column's name at TLC is not simply the canonical one. Matched without regard to case.
+_SOURCE_NAMES: Final = {
+    "pickup_at": ("tpep_pickup_datetime", "lpep_pickup_datetime"),
+    "dropoff_at": ("tpep_dropoff_datetime", "lpep_dropoff_datetime"),
+    "vendor_id": ("VendorID",),
+    "rate_code_id": ("RatecodeID",),
+    "pickup_zone_id": ("PULocationID",),
+    "dropoff_zone_id": ("DOLocationID",),
+}
+# Known to no file as such: made here, for every row.
+_MADE_HERE: Final = frozenset({"service", "file_month", "source_row"})
+_NEEDED: Final = ("pickup_at", "dropoff_at", "pickup_zone_id", "dropoff_zone_id", "total_amount")
+
+
+class UnsupportedSchemaError(ValueError):
+    """A file's columns cannot be brought to the canonical schema; the message says which and why."""
+
+
+def projection(source_columns: list[str]) -> str:
+    """The select list that casts a source file to the canonical columns, in the contract's order.
+
+    A value that cannot be read as its column's type becomes null there, and `unreadable` (BOOLEAN,
+    the last column) is true for its row.
+
+    Parameters
+    ----------
+    source_columns
+        Names of the file's columns.
+
+    Raises
+    ------
+    UnsupportedSchemaError
+        A column that every supported file has is missing.
+    """
+    at_source = {name.lower(): name for name in source_columns}
+    casts: list[str] = []
+    doubtful: list[str] = []
+    missing: list[str] = []
+    for column in contract("raw.taxi_trips").columns:
+        if column.name in _MADE_HERE:
+            casts.append(column.name)
+            continue
+        names = _SOURCE_NAMES.get(column.name, (column.name,))
+        found = next((at_source[name.lower()] for name in names if name.lower() in at_source), None)
+        if found is None:
+            casts.append(f"NULL::{column.type} AS {column.name}")
+            if column.name in _NEEDED:
+                missing.append(" or ".join(names))
+            continue
+        quoted = '"' + found.replace('"', '""') + '"'
+        casts.append(f"TRY_CAST({quoted} AS {column.type}) AS {column.name}")
+        doubtful.append(f"({quoted} IS NOT NULL AND TRY_CAST({quoted} AS {column.type}) IS NULL)")
+    if missing:
+        raise UnsupportedSchemaError(_explain(missing, at_source))
+    return ",\n  ".join([*casts, f"({' OR '.join(doubtful)}) AS unreadable"])
+
+
+def unknown_columns(source_columns: list[str]) -> list[str]:
+    """Columns of a file that no canonical column takes: TLC added something."""
+    known = {
+        name.lower()
+        for column in contract("raw.taxi_trips").columns
+        for name in _SOURCE_NAMES.get(column.name, (column.name,))
+    }
+    return [name for name in source_columns if name.lower() not in known]
+
+
+def _explain(missing: list[str], at_source: dict[str, str]) -> str:
+    if {"start_lon", "pickup_longitude", "trip_pickup_datetime", "pickup_datetime"} & at_source.keys():
+        return (
+            "files of 2009 and 2010 give coordinates instead of taxi zones and use other names"
+            f" ({', '.join(at_source.values())}): they cannot be brought to the schema of later years."
+            " Load 2011 or later."
+        )
+    return (
+        f"column {', '.join(missing)} is missing. The file has: {', '.join(at_source.values())}."
+        " Either it is not a file of taxi trips, or TLC renamed a column: then add its new name to ingestion/canonical.py."
+    )

@@ -1,0 +1,19 @@
+-- Every row of the file with the first rule it breaks, or null. $reason decides between trips and quarantine.
+CREATE OR REPLACE TEMP VIEW classified AS
+SELECT
+  * EXCLUDE (unreadable),
+  CASE
+    WHEN unreadable THEN 'unreadable_value'
+    WHEN pickup_at IS NULL OR dropoff_at IS NULL OR pickup_zone_id IS NULL OR dropoff_zone_id IS NULL
+      THEN 'missing_value'
+    -- Trips reported some days late, or just after midnight, are real; 2008 and 2041 are not.
+    WHEN pickup_at < file_month - getvariable('late_reporting')::INTERVAL
+      OR pickup_at >= file_month + INTERVAL 1 MONTH + getvariable('early_reporting')::INTERVAL
+      THEN 'outside_file_month'
+    WHEN dropoff_at <= pickup_at THEN 'no_duration'
+    WHEN pickup_zone_id NOT BETWEEN 1 AND 265 OR dropoff_zone_id NOT BETWEEN 1 AND 265 THEN 'unknown_zone'
+    WHEN trip_distance < 0 OR trip_distance > 1000 THEN 'implausible_distance'
+    -- Refunds and voids: each mirrors a row with the positive amounts.
+    WHEN total_amount < 0 THEN 'negative_amount'
+  END AS reason
+FROM canonical;

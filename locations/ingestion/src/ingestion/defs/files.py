@@ -1,0 +1,87 @@
+"""The source's files as assets of the landing store: fetched over HTTP, checked, never half-written."""
+
+from pathlib import Path
+from typing import Any
+
+from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, MetadataValue, asset
+from taxi_shared.partitions import FILE_MONTHS
+
+from ingestion.defs.common import OWNERS, PASSING_FAULTS, faults_of_the_source
+from ingestion.defs.resources import TlcServer
+from ingestion.landing import LandingStore
+from ingestion.source import (
+    Download,
+    FileNotPublishedError,
+    TripFile,
+    csv_rows,
+    open_client,
+    parquet_rows,
+)
+
+# The first months TLC has in the schema with zones.
+FIRST_MONTHS = {"yellow": "2011-01", "green": "2013-08"}
+
+
+@asset(
+    key_prefix="landing",
+    group_name="landing",
+    owners=OWNERS,
+    kinds={"parquet"},
+    partitions_def=FILE_MONTHS,
+    backfill_policy=BackfillPolicy.single_run(),
+    retry_policy=PASSING_FAULTS,
+    pool="tlc_server",
+)
+def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: LandingStore) -> None:
+    """TLC's trip records of one service and month, as published.
+
+    A file whose ETag has not changed is not downloaded again.
+    """
+    with open_client() as client:
+        for key in context.partition_keys:
+            file = TripFile.of_partition(key)
+            with faults_of_the_source():
+                try:
+                    download, fetched = landing.update(client, tlc.trips(file), file.name, parquet_rows)
+                except FileNotPublishedError as error:
+                    raise FileNotPublishedError(
+                        f"{error}. TLC publishes about two months after a month ended; {file.service} files"
+                        f" begin with {FIRST_MONTHS[file.service]}."
+                    ) from None
+            context.log.info("%s: %s, %s rows", file.name, "downloaded" if fetched else "unchanged", download.rows)
+            context.add_asset_metadata(_metadata(download, fetched, landing.path(file.name)), partition_key=key)
+
+
+@asset(
+    key_prefix="landing", group_name="landing", owners=OWNERS, kinds={"csv"}, retry_policy=PASSING_FAULTS, pool="tlc_server"
+)
+def taxi_zones_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
+    """Shapes of the taxi zones (NYC Open Data), as published: some LocationIDs stand twice, some are missing."""
+    check = csv_rows("OBJECTID", "the_geom", "zone", "LocationID", "borough")
+    with open_client() as client, faults_of_the_source():
+        download, fetched = landing.update(client, tlc.zones_url, "taxi_zones.csv", check)
+    return MaterializeResult(metadata=_metadata(download, fetched, landing.path("taxi_zones.csv")))
+
+
+@asset(
+    key_prefix="landing", group_name="landing", owners=OWNERS, kinds={"csv"}, retry_policy=PASSING_FAULTS, pool="tlc_server"
+)
+def taxi_zone_lookup_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
+    """Names and boroughs of all 265 taxi zones, as TLC publishes them."""
+    check = csv_rows("LocationID", "Borough", "Zone", "service_zone")
+    with open_client() as client, faults_of_the_source():
+        download, fetched = landing.update(client, tlc.zone_lookup, "taxi_zone_lookup.csv", check)
+    return MaterializeResult(metadata=_metadata(download, fetched, landing.path("taxi_zone_lookup.csv")))
+
+
+def _metadata(download: Download, fetched: bool, file: Path) -> dict[str, Any]:
+    return {
+        "dagster/row_count": download.rows,
+        "bytes": download.bytes,
+        "downloaded": fetched,
+        "source": MetadataValue.url(download.url),
+        "etag": download.etag or "none",
+        "last_modified": download.last_modified or "none",
+        "sha256": download.sha256,
+        "file": MetadataValue.path(file),
+    }

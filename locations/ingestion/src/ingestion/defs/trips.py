@@ -1,0 +1,194 @@
+"""TLC's trips in the warehouse: each month in one schema, odd rows kept apart with their reason."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import duckdb
+from dagster import (
+    AssetExecutionContext,
+    AssetSpec,
+    BackfillPolicy,
+    Failure,
+    MaterializeResult,
+    MetadataValue,
+    TableRecord,
+    TableSchema,
+    multi_asset,
+)
+from taxi_shared.contracts import TableContract, contract, ensure_table
+from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
+from taxi_shared.warehouse import Warehouse
+
+from ingestion.canonical import UnsupportedSchemaError, projection, unknown_columns
+from ingestion.defs.common import OWNERS
+from ingestion.defs.files import taxi_trips_file
+from ingestion.landing import LandingStore
+from ingestion.source import TripFile
+
+TRIPS = contract("raw.taxi_trips")
+QUARANTINE = contract("raw.taxi_trips_quarantine")
+
+
+def _spec(table: TableContract) -> AssetSpec:
+    return AssetSpec(
+        table.asset_key,
+        deps=[taxi_trips_file],
+        description=table.description,
+        group_name="raw",
+        owners=OWNERS,
+        kinds={"duckdb", "ducklake"},
+        metadata={
+            "dagster/column_schema": table.dagster_schema,
+            "dagster/table_name": f"{table.owner}.{table.table}",
+            "contract": f"{table.table} {table.version}",
+        },
+        partitions_def=FILE_MONTHS,
+    )
+
+
+@dataclass(frozen=True)
+class LoadedMonth:
+    """What became of one file's rows. `reasons` counts the quarantined ones by reason."""
+
+    read: int
+    kept: int
+    quarantined: int
+    reasons: dict[str, int]
+    unknown_columns: list[str]
+
+
+@multi_asset(
+    name="taxi_trips",
+    specs=[_spec(TRIPS), _spec(QUARANTINE)],
+    backfill_policy=BackfillPolicy.single_run(),
+    pool="lake_ingestion_trips",
+)
+def taxi_trips(
+    context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse
+) -> Iterator[MaterializeResult[None]]:
+    """One file at a time, each replaced whole or not at all: a month run again changes nothing."""
+    for key in context.partition_keys:
+        file = TripFile.of_partition(key)
+        path = landing.path(file.name)
+        download = landing.record(file.name)
+        if download is None:
+            raise Failure(
+                f"{path} is missing or is not the file that was downloaded: materialize"
+                f" landing/taxi_trips_file for {key} first.",
+                allow_retries=False,
+            )
+        try:
+            with warehouse.write(TRIPS.table, QUARANTINE.table) as connection:
+                loaded = load_month(connection, file, path)
+        except (UnsupportedSchemaError, RowsUnaccountedError) as error:
+            raise Failure(f"{file.name}: {error}", allow_retries=False) from error
+        context.log.info("%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined)
+        if loaded.unknown_columns:
+            context.log.warning("%s has columns the contract does not: %s", file.name, loaded.unknown_columns)
+        common = {
+            "rows_read": loaded.read,
+            "source": MetadataValue.url(download.url),
+            "source_etag": download.etag or "none",
+            "source_sha256": download.sha256,
+            "unknown_columns": loaded.unknown_columns,
+        }
+        context.add_asset_metadata(
+            {"dagster/partition_row_count": loaded.kept, **common},
+            asset_key=TRIPS.asset_key,
+            partition_key=key,
+        )
+        context.add_asset_metadata(
+            {
+                "dagster/partition_row_count": loaded.quarantined,
+                "share": loaded.quarantined / loaded.read if loaded.read else 0.0,
+                "reasons": _as_table(loaded.reasons),
+                **common,
+            },
+            asset_key=QUARANTINE.asset_key,
+            partition_key=key,
+        )
+    # The metadata above is each month's own; these stand for all months of the run.
+    yield MaterializeResult(asset_key=TRIPS.asset_key)
+    yield MaterializeResult(asset_key=QUARANTINE.asset_key)
+
+
+class RowsUnaccountedError(Exception):
+    """Rows were lost or doubled between file and tables; the transaction was undone."""
+
+
+def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path) -> LoadedMonth:
+    """Replace the rows of one file in the trips and the quarantine, within the caller's transaction.
+
+    Raises
+    ------
+    UnsupportedSchemaError
+        The file cannot be brought to the canonical schema.
+    RowsUnaccountedError
+        Rows read are not rows kept plus rows quarantined.
+    """
+    ensure_table(connection, TRIPS)
+    ensure_table(connection, QUARANTINE)
+    for name, value in {
+        "source_path": str(path),
+        "service": file.service,
+        "file_month": file.month,
+        "late_reporting": LATE_REPORTING,
+        "early_reporting": EARLY_REPORTING,
+    }.items():
+        connection.execute(f"SET VARIABLE {name} = $1", [value])
+
+    described = connection.execute("DESCRIBE SELECT * FROM read_parquet(getvariable('source_path'))").fetchall()
+    columns = [str(name) for name, *_ in described]
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP VIEW canonical AS
+        SELECT {projection(columns)}
+        FROM (
+          SELECT getvariable('service') AS service, getvariable('file_month') AS file_month,
+            file_row_number AS source_row, *
+          FROM read_parquet(getvariable('source_path'), file_row_number = true)
+        )"""
+    )
+    connection.execute(files(__package__).joinpath("classify_trips.sql").read_text(encoding="utf-8"))
+
+    for table in (TRIPS, QUARANTINE):
+        connection.execute(
+            f"DELETE FROM {table.table} WHERE service = $service AND file_month = $month",
+            {"service": file.service, "month": file.month},
+        )
+    kept = _insert(connection, TRIPS, "reason IS NULL")
+    quarantined = _insert(connection, QUARANTINE, "reason IS NOT NULL")
+    read = _scalar(connection, "SELECT num_rows FROM parquet_file_metadata(getvariable('source_path'))")
+    if read != kept + quarantined:
+        raise RowsUnaccountedError(
+            f"{read:,} rows read but {kept:,} kept and {quarantined:,} quarantined; nothing was changed."
+            " This is a fault in ingestion/defs/classify_trips.sql."
+        )
+    reasons = connection.execute(
+        f"SELECT reason, count(*) FROM {QUARANTINE.table}"
+        " WHERE service = $service AND file_month = $month GROUP BY reason ORDER BY count(*) DESC, reason",
+        {"service": file.service, "month": file.month},
+    ).fetchall()
+    return LoadedMonth(read, kept, quarantined, dict(reasons), unknown_columns(columns))
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: TableContract, condition: str) -> int:
+    columns = ", ".join(column.name for column in table.columns)
+    return _scalar(
+        connection, f"INSERT INTO {table.table} ({columns}) SELECT {columns} FROM classified WHERE {condition}"
+    )
+
+
+def _scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    row = connection.execute(query).fetchone()
+    if row is None:
+        raise RuntimeError(f"no answer to: {query}")
+    return int(row[0])
+
+
+def _as_table(reasons: dict[str, int]) -> MetadataValue:
+    return MetadataValue.table(
+        [TableRecord({"reason": reason, "rows": rows}) for reason, rows in reasons.items()],
+        schema=TableSchema.from_name_type_dict({"reason": "string", "rows": "int"}),
+    )

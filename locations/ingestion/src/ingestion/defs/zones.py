@@ -1,0 +1,88 @@
+"""The taxi zones in the warehouse: every zone once, named and with a valid shape."""
+
+from importlib.resources import files
+
+from dagster import Failure, MaterializeResult, TableRecord, TableSchema, asset
+from dagster import MetadataValue as Metadata
+from taxi_shared.contracts import contract, ensure_table
+from taxi_shared.warehouse import Warehouse
+
+from ingestion.defs.common import OWNERS
+from ingestion.defs.files import taxi_zone_lookup_file, taxi_zones_file
+from ingestion.landing import LandingStore
+
+ZONES = contract("raw.taxi_zones")
+ZONE_COUNT = 265
+
+
+@asset(
+    key=ZONES.asset_key,
+    deps=[taxi_zones_file, taxi_zone_lookup_file],
+    group_name="raw",
+    owners=OWNERS,
+    kinds={"duckdb", "ducklake"},
+    metadata={
+        "dagster/column_schema": ZONES.dagster_schema,
+        "dagster/table_name": f"{ZONES.owner}.{ZONES.table}",
+        "contract": f"{ZONES.table} {ZONES.version}",
+    },
+)
+def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult[None]:
+    """All 265 TLC taxi zones, one row each, with their shapes.
+
+    The shapes' file gives one LocationID to several zones (56 to Corona's two, 103 to the three
+    islands) and so leaves others without a shape. Its OBJECTID numbers the zones as TLC's own lookup
+    does, so shapes are joined by that; nothing is dropped and nothing fans out.
+    """
+    with warehouse.write(ZONES.table) as connection:
+        ensure_table(connection, ZONES)
+        for name in ("taxi_zone_lookup", "taxi_zones"):
+            connection.execute(f"SET VARIABLE {name} = $1", [str(landing.path(f"{name}.csv"))])
+        connection.create_function("valid_multipolygon", valid_multipolygon, ["VARCHAR"], "VARCHAR")
+        connection.execute(f"DELETE FROM {ZONES.table}")
+        connection.execute(files(__package__).joinpath("load_zones.sql").read_text(encoding="utf-8"))
+        duplicates = connection.execute(
+            """SELECT LocationID, count(*), string_agg(OBJECTID, ', ' ORDER BY OBJECTID::INTEGER)
+            FROM read_csv(getvariable('taxi_zones'), all_varchar = true)
+            GROUP BY LocationID HAVING count(*) > 1 ORDER BY LocationID::INTEGER"""
+        ).fetchall()
+        counted = connection.execute(
+            f"SELECT count(*), count(DISTINCT zone_id), count(geometry_wkt) FROM {ZONES.table}"
+        ).fetchone()
+        rows, distinct, with_shape = counted or (0, 0, 0)
+        if rows != ZONE_COUNT or distinct != rows:
+            raise Failure(
+                f"the files give {rows} rows for {distinct} zones where TLC has {ZONE_COUNT}: the table stays as it"
+                f" was. Look at {landing.path('taxi_zone_lookup.csv')} and {landing.path('taxi_zones.csv')}.",
+                allow_retries=False,
+            )
+    return MaterializeResult(
+        metadata={
+            "dagster/row_count": rows,
+            "zones_with_shape": with_shape,
+            "resolved_duplicates": Metadata.table(
+                [
+                    TableRecord({"location_id": int(location), "times": times, "loaded_as": zones})
+                    for location, times, zones in duplicates
+                ],
+                schema=TableSchema.from_name_type_dict(
+                    {"location_id": "int", "times": "int", "loaded_as": "string"}
+                ),
+            ),
+        }
+    )
+
+
+def valid_multipolygon(wkt: str) -> str:
+    """`wkt` itself where it is a valid shape, else the valid shape nearest to it."""
+    import shapely
+
+    shape = shapely.from_wkt(wkt)
+    if shape.is_valid and shape.geom_type == "MultiPolygon":
+        return wkt
+    polygons = [
+        part
+        for part in shapely.get_parts(shapely.make_valid(shape), return_index=False)
+        if part.geom_type == "Polygon"
+    ]
+    return str(shapely.MultiPolygon(polygons).wkt)

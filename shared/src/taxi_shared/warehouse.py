@@ -1,0 +1,360 @@
+"""The warehouse: one DuckLake per location, read by all, written only through `Warehouse.write`.
+
+DuckDB lets a single process open a database file for writing, so two locations cannot share one.
+DuckLake keeps the tables as Parquet files and their catalog in Postgres, and with it come
+transactions across processes. What it leaves to its user is done here, each rule after an observed
+failure:
+
+- One writer per table. Two writers of different months of one table conflict, and two first loads of
+  one month would both commit. `write` holds a lock per table from before BEGIN until after COMMIT.
+- Data inlining is off, so rows are always in Parquet files and never in the catalog.
+- A lake is created under a lock: of several processes that attach a lake for the first time, all but
+  one fail.
+- Other locations' lakes are attached read-only, through a Postgres role that cannot write either.
+
+`Warehouse` extends dagster-duckdb's resource rather than using it as it is, because that one can
+neither pass a catalog nor close its connection when the asset fails.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+from dagster import EnvVar
+from dagster_duckdb import DuckDBResource
+from pydantic import Field
+
+if TYPE_CHECKING:
+    import psycopg2.extensions
+
+logger = logging.getLogger(__name__)
+
+_SQLITE = "sqlite:"
+
+
+class WarehouseError(Exception):
+    """The warehouse cannot be used as asked; the message names the lake or table and the next step."""
+
+
+class LakeMissingError(WarehouseError):
+    """Another location's lake does not exist yet: nothing was ever materialized into it."""
+
+
+class TableBusyError(WarehouseError):
+    """Another run held a table's lock for longer than `lock_timeout`. Passing: a retry may succeed."""
+
+
+class Warehouse(DuckDBResource):
+    """A location's own lake, writable, and other locations' lakes, read-only.
+
+    Inside a connection the own lake is the default: its tables are `schema.table`. Another location's
+    are `lake.schema.table`, for example `ingestion.raw.taxi_trips`.
+
+    Examples
+    --------
+    >>> with warehouse.write("raw.taxi_trips") as connection:  # one transaction
+    ...     connection.execute("DELETE FROM raw.taxi_trips WHERE file_month = ?", [month])
+    ...     connection.execute("INSERT INTO raw.taxi_trips SELECT ...")
+    >>> with warehouse.read() as connection:
+    ...     connection.execute("SELECT count(*) FROM raw.taxi_trips").fetchone()
+    """
+
+    database: str = Field(default=":memory:", description="DuckDB's own database; the lakes are attached to it.")
+    lake: str = Field(description="The location's own lake: the one it can write.")
+    reads: list[str] = Field(default=[], description="Lakes of other locations, attached read-only.")
+    catalog: str = Field(
+        description="Where the catalogs live: a libpq connection string for Postgres, or"
+        " `sqlite:FOLDER` for unit tests on one machine."
+    )
+    data_root: str = Field(
+        description="Where the Parquet files live, one folder per lake: an absolute folder or `s3://bucket/prefix`."
+    )
+    threads: int = Field(default=2, description="DuckDB's threads for one connection.")
+    memory_limit: str = Field(
+        default="2GB", description="What one connection may hold in memory before it spills to `temp_directory`."
+    )
+    temp_directory: str = Field(default="", description="Where DuckDB spills to; empty: the system's own.")
+    lock_timeout: int = Field(
+        default=1800, description="Seconds to wait for another run that is writing the same table."
+    )
+    s3_endpoint: str = Field(
+        default="", description="Address of an S3 server other than Amazon's, for example https://minio:9000."
+    )
+    s3_region: str = Field(default="us-east-1")
+    s3_access_key_id: str = Field(default="")
+    s3_secret_access_key: str = Field(default="")
+
+    @classmethod
+    def from_environment(cls, lake: str, reads: Sequence[str] = ()) -> "Warehouse":
+        """The warehouse of a location as its definitions declare it; every process sets the variables."""
+        return cls(
+            lake=lake,
+            reads=list(reads),
+            catalog=EnvVar("WAREHOUSE_CATALOG"),
+            data_root=EnvVar("WAREHOUSE_DATA"),
+            threads=EnvVar.int("WAREHOUSE_THREADS"),
+            memory_limit=EnvVar("WAREHOUSE_MEMORY_LIMIT"),
+            temp_directory=EnvVar("WAREHOUSE_TEMP"),
+            s3_endpoint=EnvVar("WAREHOUSE_S3_ENDPOINT"),
+            s3_region=EnvVar("WAREHOUSE_S3_REGION"),
+            s3_access_key_id=EnvVar("WAREHOUSE_S3_ACCESS_KEY_ID"),
+            s3_secret_access_key=EnvVar("WAREHOUSE_S3_SECRET_ACCESS_KEY"),
+        )
+
+    @contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Same as `read`: the name dagster-duckdb's users know."""
+        with self.read() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection on which every lake, the own one too, is read-only.
+
+        Each statement sees the newest committed state; wrap several in BEGIN and COMMIT to have them
+        see the same one.
+
+        Raises
+        ------
+        LakeMissingError
+            A lake holds nothing yet.
+        """
+        with self._connect(own_is_writable=False) as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, *tables: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """One transaction that alone may change `tables` (each as `schema.table`).
+
+        Everything executed inside is committed together when the block ends and undone when it
+        raises or the process dies: readers see the tables as before or as after.
+
+        Raises
+        ------
+        TableBusyError
+            Another run wrote one of the tables for more than `lock_timeout` seconds.
+        """
+        if not tables:
+            raise ValueError("name the tables to be written, for example write('raw.taxi_trips')")
+        with self._locks(tables), self._connect(own_is_writable=True) as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+                # COMMIT of a transaction in which a statement failed rolls back without a word; any
+                # other statement raises. So an error the caller swallowed still fails the write.
+                connection.execute("SELECT 1")
+                connection.execute("COMMIT")
+            except BaseException:
+                _rollback(connection)
+                raise
+
+    # -- connection -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _connect(self, own_is_writable: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "autoinstall_known_extensions": False,
+            "threads": self.threads,
+            "memory_limit": self.memory_limit,
+            **self.connection_config,
+        }
+        if self.temp_directory:
+            config["temp_directory"] = self.temp_directory
+        connection = duckdb.connect(self.database, config=config)
+        try:
+            self._load_extensions(connection)
+            if own_is_writable:
+                self._attach_own(connection)
+            else:
+                self._attach_read_only(connection, self.lake)
+            for lake in self.reads:
+                self._attach_read_only(connection, lake)
+            connection.execute(f"USE {_identifier(self.lake)}")
+            yield connection
+        finally:
+            connection.close()
+
+    def _load_extensions(self, connection: duckdb.DuckDBPyConnection) -> None:
+        needed = ["sqlite_scanner" if self._catalog_folder else "postgres_scanner", "ducklake"]
+        if self.data_root.startswith("s3://"):
+            needed.append("httpfs")
+        for name in needed:
+            _load_extension(connection, name)
+        if "httpfs" in needed:
+            secret: dict[str, str | bool] = {
+                "KEY_ID": self.s3_access_key_id,
+                "SECRET": self.s3_secret_access_key,
+                "REGION": self.s3_region,
+            }
+            if self.s3_endpoint:
+                scheme, _, host = self.s3_endpoint.rpartition("://")
+                secret |= {"ENDPOINT": host, "URL_STYLE": "path", "USE_SSL": scheme != "http"}
+            options = ", ".join(f"{option} ?" for option in secret)
+            connection.execute(f"CREATE SECRET lake_files (TYPE s3, {options})", list(secret.values()))
+
+    def _attach_own(self, connection: duckdb.DuckDBPyConnection) -> None:
+        data_path = f"{self.data_root.rstrip('/')}/{self.lake}/"
+        if not data_path.startswith("s3://"):
+            Path(data_path).mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            if not self._lake_exists():
+                # A lock of its own: the first writers of two tables would otherwise both create it.
+                stack.enter_context(self._locks(["*"]))
+            self._attach(
+                connection,
+                self.lake,
+                f"DATA_PATH {_literal(data_path)}, DATA_INLINING_ROW_LIMIT 0",
+            )
+
+    def _attach_read_only(self, connection: duckdb.DuckDBPyConnection, lake: str) -> None:
+        try:
+            self._attach(connection, lake, "READ_ONLY")
+        except WarehouseError as error:
+            # What DuckLake says of a schema and of a file that is not there.
+            if not any(sign in str(error) for sign in ("does not exist", "unable to open database file")):
+                raise
+            raise LakeMissingError(
+                f"the lake '{lake}' does not exist yet: materialize an asset of location '{lake}' first"
+            ) from None
+
+    def _attach(self, connection: duckdb.DuckDBPyConnection, lake: str, options: str) -> None:
+        folder = self._catalog_folder
+        if folder is None:
+            source = f"ducklake:postgres:{self.catalog}"
+            options += f", METADATA_SCHEMA {_literal(metadata_schema(lake))}"
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            source = f"ducklake:sqlite:{folder / lake}.sqlite"
+        try:
+            connection.execute(f"ATTACH {_literal(source)} AS {_identifier(lake)} ({options})")
+        except duckdb.Error as error:
+            raise WarehouseError(f"lake '{lake}' cannot be attached: {self._without_password(error)}") from None
+
+    def _without_password(self, error: Exception) -> str:
+        text = str(error)
+        if self._catalog_folder is None:
+            import psycopg2.extensions
+
+            password = psycopg2.extensions.parse_dsn(self.catalog).get("password")
+            if password:
+                text = text.replace(password, "***")
+        return text
+
+    # -- locks ------------------------------------------------------------------------------------
+
+    @property
+    def _catalog_folder(self) -> Path | None:
+        return Path(self.catalog.removeprefix(_SQLITE)) if self.catalog.startswith(_SQLITE) else None
+
+    def _lake_exists(self) -> bool:
+        if self._catalog_folder is not None:
+            return (self._catalog_folder / f"{self.lake}.sqlite").exists()
+        with self._postgres_session() as session, session.cursor() as cursor:
+            cursor.execute("SELECT to_regclass(%s)", [f"{metadata_schema(self.lake)}.ducklake_metadata"])
+            row = cursor.fetchone()
+            return row is not None and row[0] is not None
+
+    @contextmanager
+    def _locks(self, tables: Sequence[str]) -> Iterator[None]:
+        # Sorted, so that two runs that write the same two tables never wait for each other.
+        names = [f"lake:{self.lake}.{table}" for table in sorted(set(tables))]
+        with ExitStack() as stack:
+            if self._catalog_folder is None:
+                session = stack.enter_context(self._postgres_session())
+                for name in names:
+                    self._lock_in_postgres(session, name)
+            else:
+                self._catalog_folder.mkdir(parents=True, exist_ok=True)
+                for name in names:
+                    self._lock_file(stack, self._catalog_folder, name)
+            yield
+
+    @contextmanager
+    def _postgres_session(self) -> "Iterator[psycopg2.extensions.connection]":
+        import psycopg2
+
+        try:
+            session = psycopg2.connect(self.catalog, application_name=f"warehouse {self.lake}")
+        except psycopg2.OperationalError as error:
+            raise WarehouseError(
+                f"the catalog of lake '{self.lake}' cannot be reached: {self._without_password(error).strip()}\n"
+                "Check that Postgres is up and that WAREHOUSE_CATALOG names it."
+            ) from None
+        try:
+            session.autocommit = True
+            yield session
+        finally:
+            # Closing the session gives its locks back; so does the death of this process.
+            session.close()
+
+    def _lock_in_postgres(self, session: "psycopg2.extensions.connection", name: str) -> None:
+        import psycopg2.errors
+
+        with session.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [name])
+            row = cursor.fetchone()
+            if row is not None and row[0]:
+                return
+            logger.info("waiting for another run that is writing %s", name.removeprefix("lake:"))
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", [f"{self.lock_timeout}s"])
+            try:
+                cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
+            except psycopg2.errors.LockNotAvailable:
+                raise self._busy(name) from None
+
+    def _lock_file(self, stack: ExitStack, folder: Path, name: str) -> None:
+        import filelock
+
+        lock = filelock.FileLock(folder / f"{name.removeprefix('lake:').replace('*', 'lake')}.lock")
+        try:
+            stack.enter_context(lock.acquire(timeout=self.lock_timeout))
+        except filelock.Timeout:
+            raise self._busy(name) from None
+
+    def _busy(self, name: str) -> TableBusyError:
+        return TableBusyError(
+            f"{name.removeprefix('lake:')} was being written by another run for more than {self.lock_timeout} s."
+            " Look for a run of the same asset that hangs, end it, and run this one again."
+        )
+
+
+def metadata_schema(lake: str) -> str:
+    """The Postgres schema that holds the catalog of `lake`."""
+    return f"lake_{lake}"
+
+
+def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    # By path, from the pinned wheel: needs no network and no home folder, and DuckDB verifies the signature.
+    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
+    if spec is None or spec.origin is None:
+        connection.execute(f"INSTALL {name}")
+        connection.execute(f"LOAD {name}")
+        return
+    file = Path(spec.origin).parent / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+    if not file.exists():
+        raise WarehouseError(
+            f"the installed duckdb-extension wheel for {name} is not for DuckDB {duckdb.__version__}:"
+            " pin both to the same version in shared/pyproject.toml"
+        )
+    connection.execute(f"LOAD {_literal(str(file))}")
+
+
+def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
+    try:
+        connection.execute("ROLLBACK")
+    except duckdb.Error as error:
+        # After a failed COMMIT DuckDB has already ended the transaction; the first error is the one to show.
+        logger.debug("nothing to roll back: %s", error)
+
+
+# ATTACH, USE and LOAD take no bound parameters.
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

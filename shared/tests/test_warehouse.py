@@ -1,0 +1,181 @@
+"""The warehouse on a SQLite catalog (no server needed); on Postgres it is tested in the top-level tests."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from taxi_shared.warehouse import LakeMissingError, TableBusyError, Warehouse, WarehouseError
+
+# The processes below must not inherit DuckDB's or a lock's state.
+PROCESSES = multiprocessing.get_context("spawn")
+
+
+def lake_of(folder: Path, lake: str = "one", reads: tuple[str, ...] = (), lock_timeout: int = 60) -> Warehouse:
+    return Warehouse(
+        lake=lake,
+        reads=list(reads),
+        catalog=f"sqlite:{folder}/catalog",
+        data_root=f"{folder}/data",
+        lock_timeout=lock_timeout,
+    )
+
+
+def rows(warehouse: Warehouse, table: str = "s.t") -> list[tuple[int, int]]:
+    with warehouse.read() as connection:
+        return connection.execute(f"SELECT month, count(*) FROM {table} GROUP BY 1 ORDER BY 1").fetchall()
+
+
+def replace_month(folder: Path, month: int, count: int) -> None:
+    with lake_of(folder).write("s.t") as connection:
+        connection.execute("CREATE SCHEMA IF NOT EXISTS s")
+        connection.execute("CREATE TABLE IF NOT EXISTS s.t (month INTEGER, n BIGINT)")
+        connection.execute("DELETE FROM s.t WHERE month = ?", [month])
+        connection.execute("INSERT INTO s.t SELECT ?, range FROM range(?)", [month, count])
+
+
+def replace_month_and_hang(folder: Path, month: int, written: Event) -> None:
+    with lake_of(folder).write("s.t") as connection:
+        connection.execute("DELETE FROM s.t WHERE month = ?", [month])
+        connection.execute("INSERT INTO s.t SELECT ?, range FROM range(70)", [month])
+        written.set()
+        signal.pause()
+
+
+def test_a_transaction_that_fails_leaves_the_table_as_it_was(tmp_path: Path) -> None:
+    replace_month(tmp_path, 1, 10)
+    with pytest.raises(RuntimeError, match="stop"), lake_of(tmp_path).write("s.t") as connection:
+        connection.execute("DELETE FROM s.t")
+        raise RuntimeError("stop")
+    assert rows(lake_of(tmp_path)) == [(1, 10)]
+
+
+def test_a_reader_cannot_write_its_own_lake(tmp_path: Path) -> None:
+    replace_month(tmp_path, 1, 10)
+    with lake_of(tmp_path).read() as connection, pytest.raises(duckdb.Error, match="read-only"):
+        connection.execute("DELETE FROM s.t")
+
+
+def test_another_lake_is_readable_and_not_writable(tmp_path: Path) -> None:
+    replace_month(tmp_path, 1, 10)
+    other = lake_of(tmp_path, "two", reads=("one",))
+    with other.write("m.copy") as connection:
+        connection.execute("CREATE SCHEMA m")
+        connection.execute("CREATE TABLE m.copy AS SELECT * FROM one.s.t")
+    with pytest.raises(duckdb.Error, match="read-only"), other.write("m.copy") as connection:
+        connection.execute("DELETE FROM one.s.t")
+    assert rows(other, "m.copy") == [(1, 10)]
+
+
+def test_an_error_swallowed_inside_a_write_still_fails_it(tmp_path: Path) -> None:
+    replace_month(tmp_path, 1, 10)
+    with pytest.raises(duckdb.Error, match="aborted"), lake_of(tmp_path).write("s.t") as connection:
+        connection.execute("DELETE FROM s.t")
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("INSERT INTO s.t SELECT 'not a month', 1")
+    assert rows(lake_of(tmp_path)) == [(1, 10)]
+
+
+def test_a_missing_lake_says_which_location_to_run(tmp_path: Path) -> None:
+    expected = pytest.raises(LakeMissingError, match="materialize an asset of location 'one' first")
+    with expected, lake_of(tmp_path, "two", reads=("one",)).write("m.copy"):
+        pytest.fail("attached a lake that does not exist")
+
+
+def test_many_processes_that_start_on_an_empty_folder_all_get_their_month_in(tmp_path: Path) -> None:
+    writers = [PROCESSES.Process(target=replace_month, args=(tmp_path, month, month)) for month in range(1, 5)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
+    assert rows(lake_of(tmp_path)) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_a_writer_killed_in_mid_write_changes_nothing_and_frees_the_lock(tmp_path: Path) -> None:
+    replace_month(tmp_path, 1, 10)
+    written = PROCESSES.Event()
+    writer = PROCESSES.Process(target=replace_month_and_hang, args=(tmp_path, 1, written))
+    writer.start()
+    assert written.wait(60)
+
+    with (
+        pytest.raises(TableBusyError, match=r"one\.s\.t was being written by another run"),
+        lake_of(tmp_path, lock_timeout=1).write("s.t"),
+    ):
+        pytest.fail("two writers held the lock of one table")
+
+    assert writer.pid is not None
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join(60)
+    assert rows(lake_of(tmp_path)) == [(1, 10)]
+    replace_month(tmp_path, 1, 11)
+    assert rows(lake_of(tmp_path)) == [(1, 11)]
+
+
+def test_an_unreachable_catalog_is_named_without_its_password() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        warehouse = Warehouse(
+            lake="one",
+            catalog=f"host=127.0.0.1 port={port} user=one password=hunter2 dbname=warehouse",
+            data_root="/nonexistent",
+        )
+        with pytest.raises(WarehouseError) as caught:
+            rows(warehouse)
+        with pytest.raises(WarehouseError) as caught_by_writer, warehouse.write("s.t"):
+            pytest.fail("wrote without a catalog")
+    for error in (caught, caught_by_writer):
+        assert str(port) in str(error.value)
+        assert "hunter2" not in str(error.value)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """host:port of an S3 server on loopback that has a bucket `lakes`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )
+    client.create_bucket(Bucket="lakes")
+    yield f"{host}:{port}"
+    server.stop()
+
+
+def test_the_files_can_live_on_s3(tmp_path: Path, s3: str) -> None:
+    warehouse = Warehouse(
+        lake="one",
+        catalog=f"sqlite:{tmp_path}/catalog",
+        data_root="s3://lakes/production",
+        s3_endpoint=f"http://{s3}",
+        s3_access_key_id="key",
+        s3_secret_access_key="secret",
+    )
+    for count in (5, 7):
+        with warehouse.write("s.t") as connection:
+            connection.execute("CREATE SCHEMA IF NOT EXISTS s")
+            connection.execute("CREATE TABLE IF NOT EXISTS s.t (month INTEGER, n BIGINT)")
+            connection.execute("DELETE FROM s.t")
+            connection.execute("INSERT INTO s.t SELECT 1, range FROM range(?)", [count])
+    assert rows(warehouse) == [(1, 7)]
+    with warehouse.read() as connection:
+        files = connection.execute("SELECT data_file FROM ducklake_list_files('one', 't', schema => 's')").fetchall()
+    assert files
+    assert all(file.startswith("s3://lakes/production/one/") for (file,) in files)
