@@ -12,9 +12,16 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from taxi_shared.contracts import Column, TableContract
 from taxi_shared.warehouse import LakeMissingError, TableBusyError, Warehouse, WarehouseError
 
 # The processes below must not inherit DuckDB's or a lock's state.
+def table(name: str) -> TableContract:
+    columns = (Column("month", "INTEGER", "", True), Column("n", "BIGINT", "", False))
+    return TableContract(name, "1.0.0", "one", "", columns, ("month", "n"), ())
+
+
+TABLE = table("s.t")
 PROCESSES = multiprocessing.get_context("spawn")
 
 
@@ -28,21 +35,19 @@ def lake_of(folder: Path, lake: str = "one", reads: tuple[str, ...] = (), lock_t
     )
 
 
-def rows(warehouse: Warehouse, table: str = "s.t") -> list[tuple[int, int]]:
+def rows(warehouse: Warehouse, name: str = "s.t") -> list[tuple[int, int]]:
     with warehouse.read() as connection:
-        return connection.execute(f"SELECT month, count(*) FROM {table} GROUP BY 1 ORDER BY 1").fetchall()
+        return connection.execute(f"SELECT month, count(*) FROM {name} GROUP BY 1 ORDER BY 1").fetchall()
 
 
-def replace_month(folder: Path, month: int, count: int) -> None:
-    with lake_of(folder).write("s.t") as connection:
-        connection.execute("CREATE SCHEMA IF NOT EXISTS s")
-        connection.execute("CREATE TABLE IF NOT EXISTS s.t (month INTEGER, n BIGINT)")
-        connection.execute("DELETE FROM s.t WHERE month = ?", [month])
-        connection.execute("INSERT INTO s.t SELECT ?, range FROM range(?)", [month, count])
+def replace_month(folder: Path, month: int, count: int, name: str = "s.t") -> None:
+    with lake_of(folder).write(table(name)) as connection:
+        connection.execute(f"DELETE FROM {name} WHERE month = ?", [month])
+        connection.execute(f"INSERT INTO {name} SELECT ?, range FROM range(?)", [month, count])
 
 
 def replace_month_and_hang(folder: Path, month: int, written: Event) -> None:
-    with lake_of(folder).write("s.t") as connection:
+    with lake_of(folder).write(TABLE) as connection:
         connection.execute("DELETE FROM s.t WHERE month = ?", [month])
         connection.execute("INSERT INTO s.t SELECT ?, range FROM range(70)", [month])
         written.set()
@@ -51,7 +56,7 @@ def replace_month_and_hang(folder: Path, month: int, written: Event) -> None:
 
 def test_a_transaction_that_fails_leaves_the_table_as_it_was(tmp_path: Path) -> None:
     replace_month(tmp_path, 1, 10)
-    with pytest.raises(RuntimeError, match="stop"), lake_of(tmp_path).write("s.t") as connection:
+    with pytest.raises(RuntimeError, match="stop"), lake_of(tmp_path).write(TABLE) as connection:
         connection.execute("DELETE FROM s.t")
         raise RuntimeError("stop")
     assert rows(lake_of(tmp_path)) == [(1, 10)]
@@ -66,17 +71,16 @@ def test_a_reader_cannot_write_its_own_lake(tmp_path: Path) -> None:
 def test_another_lake_is_readable_and_not_writable(tmp_path: Path) -> None:
     replace_month(tmp_path, 1, 10)
     other = lake_of(tmp_path, "two", reads=("one",))
-    with other.write("m.copy") as connection:
-        connection.execute("CREATE SCHEMA m")
-        connection.execute("CREATE TABLE m.copy AS SELECT * FROM one.s.t")
-    with pytest.raises(duckdb.Error, match="read-only"), other.write("m.copy") as connection:
+    with other.write(table("m.copy")) as connection:
+        connection.execute("INSERT INTO m.copy FROM one.s.t")
+    with pytest.raises(duckdb.Error, match="read-only"), other.write(table("m.copy")) as connection:
         connection.execute("DELETE FROM one.s.t")
     assert rows(other, "m.copy") == [(1, 10)]
 
 
 def test_an_error_swallowed_inside_a_write_still_fails_it(tmp_path: Path) -> None:
     replace_month(tmp_path, 1, 10)
-    with pytest.raises(duckdb.Error, match="aborted"), lake_of(tmp_path).write("s.t") as connection:
+    with pytest.raises(duckdb.Error, match="aborted"), lake_of(tmp_path).write(TABLE) as connection:
         connection.execute("DELETE FROM s.t")
         with contextlib.suppress(duckdb.Error):
             connection.execute("INSERT INTO s.t SELECT 'not a month', 1")
@@ -85,18 +89,20 @@ def test_an_error_swallowed_inside_a_write_still_fails_it(tmp_path: Path) -> Non
 
 def test_a_missing_lake_says_which_location_to_run(tmp_path: Path) -> None:
     expected = pytest.raises(LakeMissingError, match="materialize an asset of location 'one' first")
-    with expected, lake_of(tmp_path, "two", reads=("one",)).write("m.copy"):
+    with expected, lake_of(tmp_path, "two", reads=("one",)).write(table("m.copy")):
         pytest.fail("attached a lake that does not exist")
 
 
 def test_many_processes_that_start_on_an_empty_folder_all_get_their_month_in(tmp_path: Path) -> None:
-    writers = [PROCESSES.Process(target=replace_month, args=(tmp_path, month, month)) for month in range(1, 5)]
+    jobs = [(tmp_path, month, month, name) for name in ("s.t", "s.u") for month in (1, 2)]
+    writers = [PROCESSES.Process(target=replace_month, args=job) for job in jobs]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
-    assert rows(lake_of(tmp_path)) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    for name in ("s.t", "s.u"):
+        assert rows(lake_of(tmp_path), name) == [(1, 1), (2, 2)]
 
 
 def test_a_writer_killed_in_mid_write_changes_nothing_and_frees_the_lock(tmp_path: Path) -> None:
@@ -108,7 +114,7 @@ def test_a_writer_killed_in_mid_write_changes_nothing_and_frees_the_lock(tmp_pat
 
     with (
         pytest.raises(TableBusyError, match=r"one\.s\.t was being written by another run"),
-        lake_of(tmp_path, lock_timeout=1).write("s.t"),
+        lake_of(tmp_path, lock_timeout=1).write(TABLE),
     ):
         pytest.fail("two writers held the lock of one table")
 
@@ -131,7 +137,7 @@ def test_an_unreachable_catalog_is_named_without_its_password() -> None:
         )
         with pytest.raises(WarehouseError) as caught:
             rows(warehouse)
-        with pytest.raises(WarehouseError) as caught_by_writer, warehouse.write("s.t"):
+        with pytest.raises(WarehouseError) as caught_by_writer, warehouse.write(TABLE):
             pytest.fail("wrote without a catalog")
     for error in (caught, caught_by_writer):
         assert str(port) in str(error.value)
@@ -169,9 +175,7 @@ def test_the_files_can_live_on_s3(tmp_path: Path, s3: str) -> None:
         s3_secret_access_key="secret",
     )
     for count in (5, 7):
-        with warehouse.write("s.t") as connection:
-            connection.execute("CREATE SCHEMA IF NOT EXISTS s")
-            connection.execute("CREATE TABLE IF NOT EXISTS s.t (month INTEGER, n BIGINT)")
+        with warehouse.write(TABLE) as connection:
             connection.execute("DELETE FROM s.t")
             connection.execute("INSERT INTO s.t SELECT 1, range FROM range(?)", [count])
     assert rows(warehouse) == [(1, 7)]

@@ -1,18 +1,28 @@
-"""A file server on loopback whose answers a test decides, and the location's resources on a temporary folder."""
+"""A file server on loopback whose answers a test decides, and the location's resources in a folder."""
 
+import hashlib
+import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, Protocol
 
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from taxi_shared.warehouse import Warehouse
-
+from dagster import AssetKey, AssetsDefinition, ExecuteInProcessResult, materialize
+from ingestion import sample
 from ingestion.defs.resources import TlcServer
 from ingestion.landing import LandingStore
+from ingestion.source import TripFile, open_client
+from taxi_shared.warehouse import Warehouse
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
+Values = dict[str, Any]
 
 
 @dataclass
@@ -41,7 +51,14 @@ class Source:
 
         self.answers[path] = answer
 
-    def status(self, path: str, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+    def publish(self, file: TripFile, table: pa.Table) -> None:
+        """Serve `table` as the file of a month, with an ETag that changes with its content."""
+        body = parquet(table)
+        self.serve(f"/{file.url_path}", body, etag=f'"{hashlib.sha256(body).hexdigest()[:12]}"')
+
+    def status(
+        self, path: str, status: int, headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> None:
         """Answer `path` with a status and nothing of use."""
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -51,6 +68,19 @@ class Source:
             handler.send_header("Content-Length", str(len(body)))
             handler.end_headers()
             handler.wfile.write(body)
+
+        self.answers[path] = answer
+
+    def serve_half(self, path: str, body: bytes, then: Answer) -> None:
+        """Announce the whole `body`, send its first half, and leave the connection to `then`."""
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body[: len(body) // 2])
+            handler.wfile.flush()
+            then(handler)
 
         self.answers[path] = answer
 
@@ -69,7 +99,7 @@ def source() -> Iterator[Source]:
             else:
                 answer(self)
 
-        do_GET = do_HEAD = answer
+        do_GET = do_HEAD = answer  # noqa: N815  (http.server's names)
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             found.requests.append((self.command, self.path, int(code)))
@@ -85,6 +115,12 @@ def source() -> Iterator[Source]:
 
 
 @pytest.fixture
+def client() -> Iterator[httpx.Client]:
+    with open_client() as opened:
+        yield opened
+
+
+@pytest.fixture
 def landing(tmp_path: Path) -> LandingStore:
     return LandingStore(folder=str(tmp_path / "landing"))
 
@@ -97,3 +133,100 @@ def warehouse(tmp_path: Path) -> Warehouse:
 @pytest.fixture
 def tlc(source: Source) -> TlcServer:
     return TlcServer(base_url=source.url, zones_url=f"{source.url}/misc/taxi_zones.csv")
+
+
+@pytest.fixture(scope="session")
+def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the whole sample, laid out like TLC's file server. Nobody may change it."""
+    folder = tmp_path_factory.mktemp("sample")
+    sample.main([str(folder)])
+    return folder
+
+
+class Run(Protocol):
+    """Materializes `assets` in one run; one that fails is returned too."""
+
+    def __call__(
+        self, *assets: AssetsDefinition, key: str | None = None, last_key: str | None = None
+    ) -> ExecuteInProcessResult: ...
+
+
+@pytest.fixture
+def run(tlc: TlcServer, landing: LandingStore, warehouse: Warehouse) -> Run:
+    def run_assets(
+        *assets: AssetsDefinition, key: str | None = None, last_key: str | None = None
+    ) -> ExecuteInProcessResult:
+        tags = {}
+        if key is not None and last_key is not None:
+            tags = {"dagster/asset_partition_range_start": key, "dagster/asset_partition_range_end": last_key}
+        return materialize(
+            assets,
+            partition_key=None if tags else key,
+            tags=tags,
+            resources={"tlc": tlc, "landing": landing, "warehouse": warehouse},
+            raise_on_error=False,
+        )
+
+    return run_assets
+
+
+def failure(result: ExecuteInProcessResult) -> str:
+    """What the UI says of the step that failed."""
+    (failed,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    if failed.user_failure_data is not None:
+        return str(failed.user_failure_data.description)
+    assert failed.error is not None
+    assert failed.error.cause is not None
+    return failed.error.cause.message
+
+
+def metadata(result: ExecuteInProcessResult, asset: str) -> dict[str | None, Values]:
+    """The metadata of each partition of `asset` that the run materialized, by partition key."""
+    found: dict[str | None, Values] = {}
+    for event in result.all_events:
+        if event.is_step_materialization and event.asset_key == AssetKey(asset.split("/")):
+            values = event.step_materialization_data.materialization.metadata
+            assert event.partition not in found
+            found[event.partition] = {name: entry.value for name, entry in values.items()}
+    return found
+
+
+def content(warehouse: Warehouse, table: str) -> list[tuple[Any, ...]]:
+    """Every row of `table`, in order."""
+    with warehouse.read() as connection:
+        return connection.execute(f"FROM {table} ORDER BY ALL").fetchall()
+
+
+def parquet(table: pa.Table) -> bytes:
+    """`table` as a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def of_month(service: sample.Service, month: str, rows: Sequence[Values]) -> pa.Table:
+    """Ordinary trips but for the values in `rows`, in the physical schema of TLC's file of a month of 2023.
+
+    The names `pickup` and `dropoff` stand for either service's.
+    """
+    schema = sample.month_schema(service, month)
+    names = {"pickup": "tpep_pickup_datetime", "dropoff": "tpep_dropoff_datetime"}
+    if service == "green":
+        names = {short: name.replace("tpep", "lpep") for short, name in names.items()}
+    ordinary: Values = {
+        "VendorID": 2,
+        "pickup": datetime.fromisoformat(f"{month}-10 12:00:00"),
+        "dropoff": datetime.fromisoformat(f"{month}-10 12:15:00"),
+        "passenger_count": 1,
+        "trip_distance": 2.5,
+        "RatecodeID": 1,
+        "store_and_fwd_flag": "N",
+        "PULocationID": 236,
+        "DOLocationID": 237,
+        "payment_type": 1,
+        "fare_amount": 14.2,
+        "total_amount": 18.5,
+    }
+    return pa.Table.from_pylist(
+        [{names.get(name, name): value for name, value in (ordinary | row).items()} for row in rows], schema
+    )

@@ -8,8 +8,8 @@ failure:
 - One writer per table. Two writers of different months of one table conflict, and two first loads of
   one month would both commit. `write` holds a lock per table from before BEGIN until after COMMIT.
 - Data inlining is off, so rows are always in Parquet files and never in the catalog.
-- A lake is created under a lock: of several processes that attach a lake for the first time, all but
-  one fail.
+- A lake, and each table, is created under a lock of its own: of several processes that attach a lake
+  or make a schema for the first time, all but one fail.
 - Other locations' lakes are attached read-only, through a Postgres role that cannot write either.
 
 `Warehouse` extends dagster-duckdb's resource rather than using it as it is, because that one can
@@ -28,12 +28,16 @@ from dagster import EnvVar
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
+from taxi_shared.contracts import TableContract
+
 if TYPE_CHECKING:
     import psycopg2.extensions
 
 logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:"
+# Locked while the lake or a table in it is created; no table has this name.
+_WHOLE_LAKE = "*"
 
 
 class WarehouseError(Exception):
@@ -56,7 +60,7 @@ class Warehouse(DuckDBResource):
 
     Examples
     --------
-    >>> with warehouse.write("raw.taxi_trips") as connection:  # one transaction
+    >>> with warehouse.write(contract("raw.taxi_trips")) as connection:  # one transaction
     ...     connection.execute("DELETE FROM raw.taxi_trips WHERE file_month = ?", [month])
     ...     connection.execute("INSERT INTO raw.taxi_trips SELECT ...")
     >>> with warehouse.read() as connection:
@@ -127,8 +131,8 @@ class Warehouse(DuckDBResource):
             yield connection
 
     @contextmanager
-    def write(self, *tables: str) -> Iterator[duckdb.DuckDBPyConnection]:
-        """One transaction that alone may change `tables` (each as `schema.table`).
+    def write(self, *tables: TableContract) -> Iterator[duckdb.DuckDBPyConnection]:
+        """One transaction that alone may change `tables`, which are created if they do not exist.
 
         Everything executed inside is committed together when the block ends and undone when it
         raises or the process dies: readers see the tables as before or as after.
@@ -139,8 +143,10 @@ class Warehouse(DuckDBResource):
             Another run wrote one of the tables for more than `lock_timeout` seconds.
         """
         if not tables:
-            raise ValueError("name the tables to be written, for example write('raw.taxi_trips')")
-        with self._locks(tables), self._connect(own_is_writable=True) as connection:
+            raise ValueError("give the contracts of the tables to be written")
+        names = [table.table for table in tables]
+        with self._locks(names), self._connect(own_is_writable=True) as connection:
+            self._create_missing(connection, tables)
             connection.execute("BEGIN")
             try:
                 yield connection
@@ -202,8 +208,8 @@ class Warehouse(DuckDBResource):
             Path(data_path).mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             if not self._lake_exists():
-                # A lock of its own: the first writers of two tables would otherwise both create it.
-                stack.enter_context(self._locks(["*"]))
+                # The first writers of two tables would otherwise both create it.
+                stack.enter_context(self._locks([_WHOLE_LAKE]))
             self._attach(
                 connection,
                 self.lake,
@@ -243,6 +249,17 @@ class Warehouse(DuckDBResource):
             if password:
                 text = text.replace(password, "***")
         return text
+
+    def _create_missing(self, connection: duckdb.DuckDBPyConnection, tables: Sequence[TableContract]) -> None:
+        if all(_exists(connection, table) for table in tables):
+            return
+        # Before the transaction and under the lake's lock: two first writers of different tables
+        # would both create their schema, and the later commit would fail.
+        with self._locks([_WHOLE_LAKE]):
+            for table in tables:
+                if not _exists(connection, table):
+                    for statement in table.create_statements:
+                        connection.execute(statement)
 
     # -- locks ------------------------------------------------------------------------------------
 
@@ -309,7 +326,7 @@ class Warehouse(DuckDBResource):
     def _lock_file(self, stack: ExitStack, folder: Path, name: str) -> None:
         import filelock
 
-        lock = filelock.FileLock(folder / f"{name.removeprefix('lake:').replace('*', 'lake')}.lock")
+        lock = filelock.FileLock(folder / f"{name.removeprefix('lake:').replace(_WHOLE_LAKE, 'lake')}.lock")
         try:
             stack.enter_context(lock.acquire(timeout=self.lock_timeout))
         except filelock.Timeout:
@@ -325,6 +342,16 @@ class Warehouse(DuckDBResource):
 def metadata_schema(lake: str) -> str:
     """The Postgres schema that holds the catalog of `lake`."""
     return f"lake_{lake}"
+
+
+def _exists(connection: duckdb.DuckDBPyConnection, table: TableContract) -> bool:
+    schema, name = table.table.split(".")
+    found = connection.execute(
+        "SELECT 1 FROM duckdb_tables()"
+        " WHERE database_name = current_database() AND schema_name = $schema AND table_name = $name",
+        {"schema": schema, "name": name},
+    ).fetchone()
+    return found is not None
 
 
 def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:

@@ -71,6 +71,7 @@ def unknown_columns(source_columns: list[str]) -> list[str]:
     known = {
         name.lower()
         for column in contract("raw.taxi_trips").columns
+        if column.name not in _MADE_HERE
         for name in _SOURCE_NAMES.get(column.name, (column.name,))
     }
     return [name for name in source_columns if name.lower() not in known]
@@ -85,5 +86,6 @@ def _explain(missing: list[str], at_source: dict[str, str]) -> str:
         )
     return (
         f"column {', '.join(missing)} is missing. The file has: {', '.join(at_source.values())}."
-        " Either it is not a file of taxi trips, or TLC renamed a column: then add its new name to ingestion/canonical.py."
+        " Either it is not a file of taxi trips, or TLC renamed a column: then add its new name to"
+        " ingestion/canonical.py."
     )

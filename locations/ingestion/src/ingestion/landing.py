@@ -16,7 +16,7 @@ import httpx
 from dagster import ConfigurableResource
 from pydantic import Field
 
-from ingestion.source import Download, fetch
+from ingestion.source import Download, SourceError, fetch
 
 
 class LandingStore(ConfigurableResource[None]):
@@ -65,7 +65,7 @@ class LandingStore(ConfigurableResource[None]):
             if download is None and at_hand is not None:
                 return at_hand, False
             if download is None:
-                raise RuntimeError(f"{url}: the server answered 304 to a request without an ETag")
+                raise SourceError(f"{url}: the server answered 304 to a request without an ETag")
             partial.replace(self.path(name))
         finally:
             partial.unlink(missing_ok=True)

@@ -51,19 +51,23 @@ class TripFile:
 
     @classmethod
     def of_partition(cls, key: str) -> "TripFile":
+        """The file of partition `key`."""
         month, service = key.split("|")
         return cls(service, date.fromisoformat(month))
 
     @property
     def partition_key(self) -> str:
+        """Key of the partition the file is loaded as."""
         return f"{self.month:%Y-%m-01}|{self.service}"
 
     @property
     def name(self) -> str:
+        """The file's name, at TLC and in the landing store."""
         return f"{self.service}_tripdata_{self.month:%Y-%m}.parquet"
 
     @property
     def url_path(self) -> str:
+        """The file's path below the server's address."""
         return f"trip-data/{self.name}"
 
 
@@ -121,6 +125,10 @@ def fetch(
 
     Parameters
     ----------
+    client
+        As `open_client` makes it.
+    url
+        Address of the file.
     partial
         Where the bytes go; the caller renames it once this returns.
     etag
@@ -182,8 +190,8 @@ def parquet_rows(file: Path) -> int:
 
     try:
         return int(pq.read_metadata(file).num_rows)
-    except ArrowException as error:
-        raise BadFileError(f"a Parquet file whose footer cannot be read: {error}") from None
+    except (ArrowException, OSError) as error:  # pyarrow reports a garbled footer as OSError
+        raise BadFileError(f"a Parquet file whose footer cannot be read: {str(error).strip()}") from None
 
 
 def csv_rows(*columns: str) -> Callable[[Path], int]:
@@ -199,7 +207,9 @@ def csv_rows(*columns: str) -> Callable[[Path], int]:
                 header = next(reader, [])
                 missing = [column for column in columns if column not in header]
                 if missing:
-                    raise BadFileError(f"not the expected CSV: column {', '.join(missing)} is missing from its header")
+                    raise BadFileError(
+                        f"not the expected CSV: column {', '.join(missing)} is missing from its header"
+                    )
                 rows = sum(1 for _ in reader)
             except (UnicodeDecodeError, csv.Error) as error:
                 raise BadFileError(f"not a CSV file: {error}") from None
@@ -216,10 +226,13 @@ def _named_faults(url: str) -> Iterator[None]:
         yield
     except httpx.TooManyRedirects as error:
         raise SourceError(f"{url}: redirected in circles ({error})") from None
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:  # the latter is a TransportError too
+        fault = str(error).rstrip(".")
+        raise SourceError(
+            f"'{url}' is not an address to download from: {fault}. Check TLC_BASE_URL and TAXI_ZONES_URL."
+        ) from None
     except httpx.TransportError as error:
         raise SourceUnavailableError(f"{url}: {type(error).__name__}: {error}") from None
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise SourceError(f"{url} is not an address to download from: {error}. Check TLC_BASE_URL.") from None
 
 
 def _check_status(response: httpx.Response, url: str) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from dagster import AssetKey, TableColumn, TableColumnConstraints, TableConstraints, TableSchema
 
 if TYPE_CHECKING:
-    import duckdb
     from open_data_contract_standard.model import SchemaProperty
 
 
@@ -73,7 +72,7 @@ class TableContract:
 
     @property
     def create_statements(self) -> tuple[str, ...]:
-        """SQL that makes the table; `ensure_table` runs it where the table does not exist."""
+        """SQL that makes the table; `Warehouse.write` runs it where the table does not exist."""
         schema = self.table.split(".")[0]
         columns = ",\n  ".join(
             f"{column.name} {column.type}{' NOT NULL' if column.required else ''}" for column in self.columns
@@ -116,19 +115,6 @@ def contract(table: str) -> TableContract:
         key=_in_order({p.name: p.primaryKeyPosition for p in properties if p.primaryKey}),
         partitioned_by=_in_order({p.name: p.partitionKeyPosition for p in properties if p.partitioned}),
     )
-
-
-def ensure_table(connection: "duckdb.DuckDBPyConnection", table: TableContract) -> None:
-    """Create the contract's table in the own lake where it does not exist yet."""
-    schema, name = table.table.split(".")
-    found = connection.execute(
-        "SELECT 1 FROM duckdb_tables()"
-        " WHERE database_name = current_database() AND schema_name = $schema AND table_name = $name",
-        {"schema": schema, "name": name},
-    ).fetchone()
-    if found is None:
-        for statement in table.create_statements:
-            connection.execute(statement)
 
 
 def _column(found: "SchemaProperty") -> Column:

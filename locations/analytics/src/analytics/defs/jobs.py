@@ -31,8 +31,8 @@ WEEKS_BACK = 11
 @schedule(
     job=weekly_update_job,
     cron_schedule="0 0 * * 1",
-    description=f"Every Monday, for each service, the week {WEEKS_BACK} weeks back: the newest one whose months are surely"
-    " loaded by then.",
+    description=f"Every Monday, for each service, the week {WEEKS_BACK} weeks back: the newest one whose"
+    " months are surely loaded by then.",
 )
 def weekly_update_schedule(context: ScheduleEvaluationContext) -> Iterator[RunRequest]:
     """One run per service, each with its partition."""

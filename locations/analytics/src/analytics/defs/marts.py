@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from dagster import AssetDep, AssetExecutionContext, BackfillPolicy, MetadataValue, TableRecord, asset
-from taxi_shared.contracts import TableContract, contract, ensure_table
+from taxi_shared.contracts import TableContract, contract
 from taxi_shared.partitions import FILE_MONTHS, FILES_OF_MONTH, FILES_OF_WEEK, SERVICE_WEEKS
 from taxi_shared.warehouse import Warehouse
 
@@ -97,31 +97,39 @@ def _rebuild(
     the days they span in the variables `first_day` and `day_after`.
     """
     name = table.table.split(".")[1]
-    with warehouse.write(table.table) as connection:
-        ensure_table(connection, table)
+    with warehouse.write(table) as connection:
         connection.execute("CREATE TEMP TABLE requested (service VARCHAR, first_day DATE)")
         connection.executemany(
-            "INSERT INTO requested VALUES ($1, $2)", [(period.service, period.first_day) for period in periods]
+            "INSERT INTO requested VALUES ($1, $2)",
+            [(period.service, period.first_day) for period in periods],
         )
         connection.execute("SET VARIABLE first_day = $1", [min(period.first_day for period in periods)])
         connection.execute("SET VARIABLE day_after = $1", [day_after])
-        counts = connection.execute(files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")).fetchall()
+        counts = connection.execute(
+            files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+        ).fetchall()
         preview = connection.execute(f"FROM {table.table} ORDER BY trips DESC LIMIT 10").df()
     by_period = {(service, first_day): (rows, trips) for service, first_day, rows, trips in counts}
     for period in periods:
         rows, trips = by_period[period.service, period.first_day]
         context.log.info("%s: %s rows, %s trips", period.partition_key, rows, trips)
         context.add_asset_metadata(
-            {"dagster/partition_row_count": rows, "trips": trips, "busiest": _as_table(preview)},
+            {"dagster/partition_row_count": rows, "trips": trips, "busiest": _as_table(preview, table)},
             partition_key=period.partition_key,
         )
 
 
-def _as_table(frame: "pandas.DataFrame") -> MetadataValue:
+def _as_table(frame: "pandas.DataFrame", table: TableContract) -> MetadataValue:
     return MetadataValue.table(
-        [TableRecord({str(name): _plain(value) for name, value in row.items()}) for row in frame.to_dict("records")]
+        [
+            TableRecord({str(name): _plain(value) for name, value in row.items()})
+            for row in frame.to_dict("records")
+        ],
+        schema=table.dagster_schema,  # Dagster insists on one for an empty table
     )
 
 
 def _plain(value: object) -> str | int | float | bool | None:
+    if value != value:  # pandas' nulls; the UI cannot read NaN
+        return None
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)

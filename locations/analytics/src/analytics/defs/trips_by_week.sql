@@ -7,10 +7,11 @@ SELECT
   requested.first_day AS week,
   count(*) AS trips,
   sum(trips.passenger_count) AS passengers,
-  sum(trips.trip_distance) AS distance_miles,
-  sum(trips.fare_amount) AS fare_amount,
-  sum(trips.tip_amount) AS tip_amount,
-  sum(trips.total_amount) AS total_amount
+  -- Every addend has two decimals: so the sum is exact, in whichever order the threads add.
+  round(fsum(trips.trip_distance), 2) AS distance_miles,
+  round(fsum(trips.fare_amount), 2) AS fare_amount,
+  round(fsum(trips.tip_amount), 2) AS tip_amount,
+  round(fsum(trips.total_amount), 2) AS total_amount
 FROM ingestion.raw.taxi_trips AS trips
 JOIN requested
   ON requested.service = trips.service

@@ -10,7 +10,8 @@ SELECT
   zones.zone,
   zones.borough,
   count(*) AS trips,
-  sum(trips.total_amount) AS total_amount
+  -- Every addend has two decimals: so the sum is exact, in whichever order the threads add.
+  round(fsum(trips.total_amount), 2) AS total_amount
 FROM ingestion.raw.taxi_trips AS trips
 JOIN requested
   ON requested.service = trips.service

@@ -48,15 +48,24 @@ def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: Lan
                         f"{error}. TLC publishes about two months after a month ended; {file.service} files"
                         f" begin with {FIRST_MONTHS[file.service]}."
                     ) from None
-            context.log.info("%s: %s, %s rows", file.name, "downloaded" if fetched else "unchanged", download.rows)
-            context.add_asset_metadata(_metadata(download, fetched, landing.path(file.name)), partition_key=key)
+            context.log.info(
+                "%s: %s, %s rows", file.name, "downloaded" if fetched else "unchanged", download.rows
+            )
+            context.add_asset_metadata(
+                _metadata(download, fetched, landing.path(file.name)), partition_key=key
+            )
 
 
 @asset(
-    key_prefix="landing", group_name="landing", owners=OWNERS, kinds={"csv"}, retry_policy=PASSING_FAULTS, pool="tlc_server"
+    key_prefix="landing",
+    group_name="landing",
+    owners=OWNERS,
+    kinds={"csv"},
+    retry_policy=PASSING_FAULTS,
+    pool="tlc_server",
 )
 def taxi_zones_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
-    """Shapes of the taxi zones (NYC Open Data), as published: some LocationIDs stand twice, some are missing."""
+    """Shapes of the taxi zones (NYC Open Data), as published: LocationIDs stand twice or are missing."""
     check = csv_rows("OBJECTID", "the_geom", "zone", "LocationID", "borough")
     with open_client() as client, faults_of_the_source():
         download, fetched = landing.update(client, tlc.zones_url, "taxi_zones.csv", check)
@@ -64,7 +73,12 @@ def taxi_zones_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[
 
 
 @asset(
-    key_prefix="landing", group_name="landing", owners=OWNERS, kinds={"csv"}, retry_policy=PASSING_FAULTS, pool="tlc_server"
+    key_prefix="landing",
+    group_name="landing",
+    owners=OWNERS,
+    kinds={"csv"},
+    retry_policy=PASSING_FAULTS,
+    pool="tlc_server",
 )
 def taxi_zone_lookup_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
     """Names and boroughs of all 265 taxi zones, as TLC publishes them."""

@@ -58,13 +58,13 @@ AWAITED_MONTHS = 3
     job=trip_update_job,
     minimum_interval_seconds=6 * 60 * 60,
     default_status=DefaultSensorStatus.STOPPED,
-    description=f"Asks the source for the ETags of the newest {WATCHED_MONTHS} loaded months of each service and of the"
-    f" {AWAITED_MONTHS} months after them; requests those that are new or were uploaded again.",
+    description=f"Asks the source for the ETags of the newest {WATCHED_MONTHS} loaded months of each service"
+    f" and of the {AWAITED_MONTHS} months after them; requests those that are new or were uploaded again.",
 )
 def tlc_release_sensor(
     context: SensorEvaluationContext, tlc: TlcServer, landing: LandingStore
 ) -> Iterator[RunRequest | SkipReason]:
-    """A run for each file whose ETag is not the one at hand; one unreachable file does not stop the others."""
+    """A run for each file whose ETag is not the one at hand; an unreachable one does not stop the others."""
     requested = 0
     faults: list[str] = []
     with open_client() as client:

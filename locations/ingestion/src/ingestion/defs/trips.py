@@ -17,7 +17,7 @@ from dagster import (
     TableSchema,
     multi_asset,
 )
-from taxi_shared.contracts import TableContract, contract, ensure_table
+from taxi_shared.contracts import TableContract, contract
 from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
 from taxi_shared.warehouse import Warehouse
 
@@ -63,7 +63,6 @@ class LoadedMonth:
     name="taxi_trips",
     specs=[_spec(TRIPS), _spec(QUARANTINE)],
     backfill_policy=BackfillPolicy.single_run(),
-    pool="lake_ingestion_trips",
 )
 def taxi_trips(
     context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse
@@ -80,11 +79,13 @@ def taxi_trips(
                 allow_retries=False,
             )
         try:
-            with warehouse.write(TRIPS.table, QUARANTINE.table) as connection:
+            with warehouse.write(TRIPS, QUARANTINE) as connection:
                 loaded = load_month(connection, file, path)
         except (UnsupportedSchemaError, RowsUnaccountedError) as error:
             raise Failure(f"{file.name}: {error}", allow_retries=False) from error
-        context.log.info("%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined)
+        context.log.info(
+            "%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined
+        )
         if loaded.unknown_columns:
             context.log.warning("%s has columns the contract does not: %s", file.name, loaded.unknown_columns)
         common = {
@@ -128,8 +129,6 @@ def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path
     RowsUnaccountedError
         Rows read are not rows kept plus rows quarantined.
     """
-    ensure_table(connection, TRIPS)
-    ensure_table(connection, QUARANTINE)
     for name, value in {
         "source_path": str(path),
         "service": file.service,
@@ -139,7 +138,10 @@ def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path
     }.items():
         connection.execute(f"SET VARIABLE {name} = $1", [value])
 
-    described = connection.execute("DESCRIBE SELECT * FROM read_parquet(getvariable('source_path'))").fetchall()
+    # A folder named like `key=value` on the way to the file is no column of it.
+    described = connection.execute(
+        "DESCRIBE SELECT * FROM read_parquet(getvariable('source_path'), hive_partitioning = false)"
+    ).fetchall()
     columns = [str(name) for name, *_ in described]
     connection.execute(
         f"""CREATE OR REPLACE TEMP VIEW canonical AS
@@ -147,7 +149,9 @@ def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path
         FROM (
           SELECT getvariable('service') AS service, getvariable('file_month') AS file_month,
             file_row_number AS source_row, *
-          FROM read_parquet(getvariable('source_path'), file_row_number = true)
+          FROM read_parquet(
+            getvariable('source_path'), file_row_number = true, hive_partitioning = false
+          )
         )"""
     )
     connection.execute(files(__package__).joinpath("classify_trips.sql").read_text(encoding="utf-8"))
@@ -176,7 +180,8 @@ def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path
 def _insert(connection: duckdb.DuckDBPyConnection, table: TableContract, condition: str) -> int:
     columns = ", ".join(column.name for column in table.columns)
     return _scalar(
-        connection, f"INSERT INTO {table.table} ({columns}) SELECT {columns} FROM classified WHERE {condition}"
+        connection,
+        f"INSERT INTO {table.table} ({columns}) SELECT {columns} FROM classified WHERE {condition}",
     )
 
 

@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from dagster import Failure, MaterializeResult, TableRecord, TableSchema, asset
 from dagster import MetadataValue as Metadata
-from taxi_shared.contracts import contract, ensure_table
+from taxi_shared.contracts import contract
 from taxi_shared.warehouse import Warehouse
 
 from ingestion.defs.common import OWNERS
@@ -34,8 +34,7 @@ def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult
     islands) and so leaves others without a shape. Its OBJECTID numbers the zones as TLC's own lookup
     does, so shapes are joined by that; nothing is dropped and nothing fans out.
     """
-    with warehouse.write(ZONES.table) as connection:
-        ensure_table(connection, ZONES)
+    with warehouse.write(ZONES) as connection:
         for name in ("taxi_zone_lookup", "taxi_zones"):
             connection.execute(f"SET VARIABLE {name} = $1", [str(landing.path(f"{name}.csv"))])
         connection.create_function("valid_multipolygon", valid_multipolygon, ["VARCHAR"], "VARCHAR")
@@ -52,8 +51,9 @@ def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult
         rows, distinct, with_shape = counted or (0, 0, 0)
         if rows != ZONE_COUNT or distinct != rows:
             raise Failure(
-                f"the files give {rows} rows for {distinct} zones where TLC has {ZONE_COUNT}: the table stays as it"
-                f" was. Look at {landing.path('taxi_zone_lookup.csv')} and {landing.path('taxi_zones.csv')}.",
+                f"the files give {rows} rows for {distinct} zones where TLC has {ZONE_COUNT}: the table stays"
+                f" as it was. Look at {landing.path('taxi_zone_lookup.csv')} and"
+                f" {landing.path('taxi_zones.csv')}.",
                 allow_retries=False,
             )
     return MaterializeResult(
@@ -80,9 +80,7 @@ def valid_multipolygon(wkt: str) -> str:
     shape = shapely.from_wkt(wkt)
     if shape.is_valid and shape.geom_type == "MultiPolygon":
         return wkt
-    polygons = [
-        part
-        for part in shapely.get_parts(shapely.make_valid(shape), return_index=False)
-        if part.geom_type == "Polygon"
-    ]
+    # Mended, a shape may be a collection of multipolygons and loose lines: parts of parts.
+    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(shape)))
+    polygons = [part for part in parts if part.geom_type == "Polygon"]
     return str(shapely.MultiPolygon(polygons).wkt)

@@ -1,0 +1,286 @@
+"""The commands. Each says what it is doing; errors come without a traceback and with the next step."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from codeloc import seed
+from codeloc.errors import CodelocError
+from codeloc.home import ROOT, Home
+from codeloc.platform import Platform, default_signals, marked
+from codeloc.seeding import Loaded, fill
+from codeloc.settings import load_settings
+from codeloc.workspace import location_named
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Runs a Dagster platform of several code locations on this machine.\n\n"
+    "[bold]./codeloc up[/bold] starts it and loads an example; [bold]./codeloc down[/bold] stops it.",
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", metavar="DIR", help="Folder that everything is written into.", show_default="var")
+]
+DEFAULT_HOME = ROOT / "var"
+
+
+def main() -> None:
+    """The `codeloc` command."""
+    default_signals()
+    try:
+        app(standalone_mode=False)
+    except CodelocError as error:
+        errors.print(f"[red]codeloc:[/red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except Exception as error:
+        # click's own exceptions know how to show themselves.
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+@app.command(epilog="Example: ./codeloc up --source tlc --port 3100")
+def up(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="sample|tlc|URL",
+            help="Where trips come from: made-up sample months, TLC itself, or a mirror of its file server."
+            " Remembered for the next time.",
+            show_default="sample",
+        ),
+    ] = None,
+    empty: Annotated[bool, typer.Option("--empty", help="Load nothing.")] = False,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The UI's port.", show_default="3000, or a free one")
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Start the platform and load the example months; safe to repeat.
+
+    Postgres, a code server per location, the webserver and the daemon run on in the background until
+    [bold]./codeloc down[/bold]. Ctrl-C while it starts stops everything again.
+    """
+    platform = _platform(home)
+    with platform.exclusive():
+        if platform.supervisor.is_running():
+            _refuse_changes(platform, source, port)
+            console.print("The platform is up already.")
+            loaded = None if empty else _fill(platform)
+        else:
+            try:
+                platform.start(source, port, _say)
+                loaded = None if empty else _fill(platform)
+            except KeyboardInterrupt:
+                _say("interrupted: stopping what was started")
+                platform.stop(_say)
+                raise
+    _summary(platform, loaded)
+
+
+@app.command(epilog="Example: ./codeloc down")
+def down(home: HomeOption = DEFAULT_HOME) -> None:
+    """Stop the platform; nothing is lost, and nothing keeps running.
+
+    Queued runs wait for the next start, runs under way are tried again then.
+    """
+    platform = _platform(home)
+    with platform.exclusive():
+        if not platform.supervisor.is_running() and not marked(platform.home):
+            console.print("The platform is down already.")
+            return
+        _say("stopping")
+        platform.stop(_say)
+    console.print("Stopped. [bold]./codeloc up[/bold] goes on where it was.")
+
+
+@app.command(epilog="Example: ./codeloc status")
+def status(home: HomeOption = DEFAULT_HOME) -> None:
+    """Show the processes, whether each location is loaded, and what is queued or running.
+
+    Exits with 0 when all is well, 3 when the platform is down, 1 when a part of it is not well.
+    """
+    platform = _platform(home)
+    if not platform.supervisor.is_running():
+        console.print(f"The platform in {platform.home.path} is down. [bold]./codeloc up[/bold] starts it.")
+        raise typer.Exit(3)
+    processes = platform.supervisor.processes()
+    table = Table("process", "state", "", box=None, pad_edge=False)
+    for process in processes:
+        well = process.state == "RUNNING"
+        table.add_row(process.name, f"[{'green' if well else 'red'}]{process.state}", process.description)
+    console.print(table)
+    sound = all(process.state == "RUNNING" for process in processes)
+    if platform.webserver.answers():
+        for location in platform.webserver.locations():
+            sound &= location.loaded
+            state = "[green]loaded" if location.loaded else f"[red]not loaded[/red]: {escape(location.error or '')}"
+            console.print(f"location {location.name}: {state}")
+        for daemon in platform.webserver.unhealthy_daemons():
+            console.print(f"daemon {daemon}: [red]not healthy")
+            sound = False
+        console.print(f"runs queued or under way: {len(platform.webserver.active_runs())}")
+    else:
+        sound = False
+        console.print("[red]the webserver does not answer")
+    console.print(f"UI: {platform.webserver.url}   source: {platform.state.source}")
+    raise typer.Exit(0 if sound else 1)
+
+
+@app.command(epilog="Example: ./codeloc logs analytics -f")
+def logs(
+    name: Annotated[
+        str | None, typer.Argument(help="A process as `status` names it.", show_default="all of them")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Show the end of the processes' logs."""
+    files = sorted(_home(home).logs.glob("*.log"))
+    if name is not None:
+        known = [file.stem for file in files]
+        if name not in known:
+            raise CodelocError(f"there is no log of '{name}', only of {', '.join(known) or 'nothing yet'}")
+        files = [file for file in files if file.stem == name]
+    if not files:
+        raise CodelocError(f"there are no logs in {_home(home).logs} yet: ./codeloc up makes some")
+    os.execvp("tail", ["tail", "-n", "100", *(["-F"] if follow else []), *map(str, files)])  # noqa: S606
+
+
+@app.command(epilog="Example: ./codeloc reload analytics")
+def reload(
+    location: Annotated[str, typer.Argument(help="The location whose code was edited.")],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Have one location serve its code as it is now; the others notice nothing.
+
+    The code is loaded beside the running one first: if that fails, the running one goes on.
+    """
+    platform = _platform(home)
+    chosen = location_named(location)
+    if not platform.supervisor.is_running():
+        raise CodelocError("the platform is down: ./codeloc up starts it with the code as it is now")
+    with _progress() as progress, platform.exclusive():
+        progress(f"loading {location} beside the running one", 0, 0)
+        seconds = platform.reload(chosen, _say)
+    console.print(f"[green]{location} serves its new code[/green] ({seconds:.1f} s). {platform.webserver.url}")
+
+
+@app.command(name="test", epilog="Example: ./codeloc test ingestion")
+def run_tests(
+    packages: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PACKAGE]...", help="host, shared, a location, or tests.", show_default="all"),
+    ] = None,
+) -> None:
+    """Run ruff, mypy and pytest on packages, each in its own environment."""
+    from codeloc.checks import run_checks
+
+    checks = run_checks(packages or [], _say)
+    table = Table("package", "check", "result", "seconds", box=None, pad_edge=False)
+    for check in checks:
+        result = "[green]passed" if check.passed else "[red]failed"
+        table.add_row(check.package, check.name, result, f"{check.seconds:.0f}")
+    console.print(table)
+    raise typer.Exit(0 if all(check.passed for check in checks) else 1)
+
+
+@app.command(epilog="Example: ./codeloc doctor")
+def doctor(home: HomeOption = DEFAULT_HOME) -> None:
+    """Say what is missing, taken or unreachable on this machine, and how to mend it."""
+    from codeloc.doctor import examine
+
+    sound = True
+    for finding in examine(_home(home)):
+        mark = "[green]ok[/green]  " if not finding.fix else "[red]bad[/red] " if finding.fatal else "[yellow]note[/yellow]"
+        console.print(f"{mark} {finding.subject}: {escape(finding.state)}", soft_wrap=True)
+        if finding.fix:
+            console.print(f"     {escape(finding.fix)}", soft_wrap=True)
+            sound &= not finding.fatal
+    raise typer.Exit(0 if sound else 1)
+
+
+# -- what the commands share ----------------------------------------------------------------------
+
+
+def _home(path: Path) -> Home:
+    return Home(path.expanduser().resolve())
+
+
+def _platform(path: Path) -> Platform:
+    return Platform(_home(path), load_settings())
+
+
+def _say(line: str) -> None:
+    console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(line)}", soft_wrap=True)
+
+
+def _fill(platform: Platform) -> Loaded:
+    with _progress() as progress:
+        return fill(platform.webserver, platform.locations, progress)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, a line per change elsewhere."""
+    if not console.is_terminal:
+        last: list[tuple[str, int, int]] = []
+
+        def report(text: str, done: int, total: int) -> None:
+            if last != [(text, done, total)]:
+                last[:] = [(text, done, total)]
+                _say(f"{text}: {done} of {total}" if total else text)
+
+        yield report
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total or None)
+
+
+def _refuse_changes(platform: Platform, source: str | None, port: int | None) -> None:
+    for option, wanted, current in (
+        ("--source", source, platform.state.source),
+        ("--port", port, platform.state.ports["webserver"]),
+    ):
+        if wanted is not None and wanted != current:
+            raise CodelocError(f"the platform is up with {option} {current}: ./codeloc down first, then up {option} {wanted}")
+
+
+def _summary(platform: Platform, loaded: Loaded | None) -> None:
+    console.print()
+    if loaded is not None:
+        table = Table("month", "service", "trips", box=None, pad_edge=False)
+        table.columns[2].justify = "right"
+        for partition, rows in sorted(loaded.rows.items()):
+            month, service = partition.split("|")
+            table.add_row(month[:7], service, f"{rows:,}")
+        console.print(table)
+        made_up = " (made up)" if platform.state.source == seed.SAMPLE else ""
+        console.print(f"{sum(loaded.rows.values()):,} trips{made_up} loaded, {loaded.seconds:.0f} s.\n")
+    console.print(f"[bold]UI[/bold]      {platform.webserver.url}")
+    console.print(f"[bold]Look[/bold]    {platform.webserver.url}/asset-groups   ./codeloc status   ./codeloc logs -f", soft_wrap=True)
+    console.print("[bold]Edit[/bold]    locations/..., then ./codeloc reload ingestion (or analytics)")
+    console.print("[bold]Stop[/bold]    ./codeloc down")

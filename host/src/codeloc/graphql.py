@@ -1,0 +1,213 @@
+"""What the webserver is asked over GraphQL.
+
+Dagster's own Python client launches and reloads, but cannot ask whether locations are loaded, which
+partitions are there, or what a sensor did last; one small client for all of it reads better than two.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from codeloc.errors import CodelocError
+
+REPOSITORY = "__repository__"
+
+_LOCATIONS = """
+{ workspaceOrError { ... on Workspace { locationEntries {
+    name loadStatus updatedTimestamp
+    locationOrLoadError { __typename ... on PythonError { message } }
+} } } }
+"""
+
+_DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"
+
+_LAUNCH = """
+mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+} }
+"""
+
+_ACTIVE_RUNS = """
+{ runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED, CANCELING]}) {
+    ... on Runs { results { runId status } } } }
+"""
+
+_RUN = """
+query ($id: ID!) { runOrError(runId: $id) { ... on Run {
+    runId status jobName startTime endTime tags { key value }
+} } }
+"""
+
+_BACKFILLS = """
+{ partitionBackfillsOrError(limit: 50) { ... on PartitionBackfills { results { id status } } } }
+"""
+
+_ASSETS = """
+{ assetNodes { assetKey { path } repository { location { name } }
+    partitionStats { numMaterialized numFailed } assetMaterializations(limit: 1) { timestamp } } }
+"""
+
+_PARTITIONS = """
+query ($key: AssetKeyInput!, $partitions: [String!]) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+    assetMaterializations(partitions: $partitions) {
+        partition timestamp metadataEntries { label ... on IntMetadataEntry { intValue } }
+    } } } }
+"""
+
+_AUTOMATION = """
+query ($selector: RepositorySelector!) { sensorsOrError(repositorySelector: $selector) { ... on Sensors { results {
+    name sensorType sensorState { status ticks(limit: 1) { timestamp endTimestamp status } }
+} } } }
+"""
+
+_RELOAD = """
+mutation ($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) {
+    __typename
+    ... on WorkspaceLocationEntry { loadStatus locationOrLoadError { __typename ... on PythonError { message } } }
+} }
+"""
+
+_TERMINATE = """
+mutation ($ids: [String!]!) { terminateRuns(runIds: $ids) { __typename } }
+"""
+
+
+@dataclass(frozen=True)
+class LocationStatus:
+    """A location as the webserver sees it; `error` is set when its definitions did not load."""
+
+    name: str
+    loaded: bool
+    error: str | None
+
+
+@dataclass(frozen=True)
+class AssetStatus:
+    """An asset and how much of it is there; an asset without partitions has none or one."""
+
+    key: str
+    location: str
+    materialized: int
+
+
+class Webserver:
+    """The GraphQL endpoint of a webserver."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        # Nothing on loopback goes through a proxy.
+        self._client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def query(self, query: str, **variables: object) -> dict[str, Any]:
+        """Data of a query.
+
+        Raises
+        ------
+        CodelocError
+            The webserver cannot be reached or refuses the query.
+        """
+        try:
+            answer = self._client.post("/graphql", json={"query": query, "variables": variables})
+            body = answer.json()
+        except (httpx.TransportError, ValueError) as error:
+            raise CodelocError(f"the webserver at {self.url} does not answer ({error}): see `codeloc status`") from None
+        if body.get("errors"):
+            raise CodelocError(f"the webserver refused a query: {body['errors'][0].get('message')}")
+        data: dict[str, Any] = body["data"]
+        return data
+
+    def answers(self) -> bool:
+        """Whether it is up."""
+        try:
+            return self._client.get("/server_info", timeout=2).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def locations(self) -> list[LocationStatus]:
+        """Every location of the workspace."""
+        entries = self.query(_LOCATIONS)["workspaceOrError"].get("locationEntries", [])
+        return [_location_status(entry["name"], entry) for entry in entries]
+
+    def reload(self, location: str) -> LocationStatus:
+        """Have the location's code server load its code anew."""
+        return _location_status(location, self.query(_RELOAD, name=location)["reloadRepositoryLocation"])
+
+    def unhealthy_daemons(self) -> list[str]:
+        """Daemons that should run and do not."""
+        statuses = self.query(_DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return [status["daemonType"] for status in statuses if status["required"] and not status["healthy"]]
+
+    def launch(self, location: str, job: str, tags: dict[str, str]) -> str:
+        """Put a run into the queue; returns its id."""
+        params = {
+            "selector": {"repositoryLocationName": location, "repositoryName": REPOSITORY, "jobName": job},
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+        }
+        launched = self.query(_LAUNCH, params=params)["launchRun"]
+        if launched["__typename"] != "LaunchRunSuccess":
+            reason = launched.get("message") or launched.get("errors") or launched["__typename"]
+            raise CodelocError(f"{job} of {location} could not be launched: {reason}")
+        return str(launched["run"]["runId"])
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Status, times and tags of a run."""
+        found: dict[str, Any] = self.query(_RUN, id=run_id)["runOrError"]
+        return found
+
+    def active_runs(self) -> list[str]:
+        """Runs that are queued or under way."""
+        return [run["runId"] for run in self.query(_ACTIVE_RUNS)["runsOrError"]["results"]]
+
+    def active_backfills(self) -> list[str]:
+        """Backfills that are under way."""
+        results = self.query(_BACKFILLS)["partitionBackfillsOrError"]["results"]
+        return [found["id"] for found in results if found["status"] in ("REQUESTED", "CANCELING", "FAILING")]
+
+    def assets(self) -> list[AssetStatus]:
+        """Every asset of every location."""
+        return [
+            AssetStatus(
+                key="/".join(node["assetKey"]["path"]),
+                location=node["repository"]["location"]["name"],
+                materialized=node["partitionStats"]["numMaterialized"]
+                if node["partitionStats"]
+                else len(node["assetMaterializations"]),
+            )
+            for node in self.query(_ASSETS)["assetNodes"]
+        ]
+
+    def partition_rows(self, key: str, partitions: list[str]) -> dict[str, int]:
+        """Rows of the newest materialization of each partition that is there."""
+        node = self.query(_PARTITIONS, key={"path": key.split("/")}, partitions=partitions)["assetNodeOrError"]
+        rows: dict[str, int] = {}
+        for event in node.get("assetMaterializations", []):  # newest first
+            entries = {entry["label"]: entry.get("intValue") for entry in event["metadataEntries"]}
+            rows.setdefault(event["partition"], entries.get("dagster/partition_row_count") or 0)
+        return rows
+
+    def automation_sensors(self, location: str) -> list[dict[str, Any]]:
+        """Running automation sensors of a location, each with its last tick."""
+        selector = {"repositoryLocationName": location, "repositoryName": REPOSITORY}
+        sensors = self.query(_AUTOMATION, selector=selector)["sensorsOrError"]["results"]
+        return [
+            sensor
+            for sensor in sensors
+            if sensor["sensorType"] in ("AUTOMATION", "AUTO_MATERIALIZE")
+            and sensor["sensorState"]["status"] == "RUNNING"
+        ]
+
+    def terminate(self, run_ids: list[str]) -> None:
+        """Ask runs to end."""
+        self.query(_TERMINATE, ids=run_ids)
+
+
+def _location_status(name: str, entry: dict[str, Any]) -> LocationStatus:
+    found = entry.get("locationOrLoadError") or {}
+    error = found.get("message") if found.get("__typename") == "PythonError" else None
+    loaded = entry.get("loadStatus") == "LOADED" and found.get("__typename") == "RepositoryLocation"
+    return LocationStatus(name, loaded, error)

@@ -1,0 +1,115 @@
+"""Where things are: the repository, and the folder that holds everything the platform writes."""
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds everything one platform writes; two platforms need two of them."""
+
+    path: Path
+
+    @property
+    def logs(self) -> Path:
+        """One log file per process."""
+        return self.path / "logs"
+
+    @property
+    def postgres(self) -> Path:
+        """Data of the embedded Postgres."""
+        return self.path / "postgres"
+
+    @property
+    def dagster(self) -> Path:
+        """DAGSTER_HOME: the rendered dagster.yaml, and the runs' own output."""
+        return self.path / "dagster"
+
+    @property
+    def lakes(self) -> Path:
+        """Parquet files of the locations' lakes."""
+        return self.path / "lakes"
+
+    @property
+    def served(self) -> Path:
+        """What the file server serves."""
+        return self.path / "served"
+
+    @property
+    def supervisor_config(self) -> Path:
+        """What the supervisor runs; holds passwords, so only its owner can read it."""
+        return self.path / "supervisor.conf"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        """Where the supervisor is spoken to."""
+        return self.path / "supervisor.sock"
+
+    def location_files(self, location: str) -> Path:
+        """Files that one location keeps outside the warehouse."""
+        return self.path / "files" / location
+
+    def make(self) -> None:
+        """Create the folder, closed to other users."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.logs, self.dagster, self.path / "tmp"):
+            folder.mkdir(exist_ok=True)
+
+
+@dataclass
+class State:
+    """What a platform remembers between starts: its source and the ports it was given."""
+
+    source: str = ""
+    ports: dict[str, int] = field(default_factory=dict)
+    dagster_version: str = ""
+
+    @classmethod
+    def load(cls, home: Home) -> "State":
+        """What was remembered; nothing on a first start."""
+        try:
+            return cls(**json.loads(_state_file(home).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return cls()
+
+    def save(self, home: Home) -> None:
+        """Remember this, whole or not at all."""
+        _write_whole(_state_file(home), json.dumps(asdict(self), indent=2))
+
+
+def passwords(home: Home, roles: list[str], given: dict[str, str]) -> dict[str, str]:
+    """A password for each database role: the given one, or one made up on the first start and kept.
+
+    Parameters
+    ----------
+    given
+        Passwords from settings, by role; they are not written down.
+    """
+    file = home.path / "secrets.json"
+    kept: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    missing = [role for role in roles if role not in kept and role not in given]
+    if missing:
+        kept |= {role: secrets.token_urlsafe(24) for role in missing}
+        _write_whole(file, json.dumps(kept, indent=2))
+    return {role: given.get(role) or kept[role] for role in roles}
+
+
+def _state_file(home: Home) -> Path:
+    return home.path / "state.json"
+
+
+def _write_whole(file: Path, content: str) -> None:
+    write_private(file.with_suffix(".part"), content)
+    file.with_suffix(".part").replace(file)
+
+
+def write_private(file: Path, content: str) -> None:
+    """Write a file that only its owner can read, from its first byte on."""
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
+        opened.write(content)

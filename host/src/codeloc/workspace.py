@@ -1,0 +1,72 @@
+"""The code locations, read from workspace.yaml: the one list that everything else follows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from codeloc.errors import CodelocError
+from codeloc.home import ROOT
+
+
+@dataclass(frozen=True)
+class Location:
+    """A team's code location: the package of the same name under `locations/`.
+
+    Attributes
+    ----------
+    host_variable, port_variable
+        Names of the environment variables that say where its code server listens.
+    """
+
+    name: str
+    host_variable: str
+    port_variable: str
+
+    @property
+    def folder(self) -> Path:
+        """The location's package."""
+        return ROOT / "locations" / self.name
+
+    @property
+    def python(self) -> Path:
+        """Python of the location's own environment."""
+        return self.folder / ".venv" / "bin" / "python"
+
+    @property
+    def module(self) -> str:
+        """The location's entrance."""
+        return f"{self.name}.definitions"
+
+
+def locations() -> list[Location]:
+    """Every location of workspace.yaml, in its order.
+
+    Raises
+    ------
+    CodelocError
+        An entry is not what this repository expects of one.
+    """
+    file = ROOT / "workspace.yaml"
+    found = []
+    for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["load_from"]:
+        try:
+            server = entry["grpc_server"]
+            location = Location(server["location_name"], server["host"]["env"], server["port"]["env"])
+        except (KeyError, TypeError):
+            raise CodelocError(
+                f"{file}: every entry must be a grpc_server with location_name, host: {{env: ...}} and"
+                f" port: {{env: ...}}, but one is {entry}"
+            ) from None
+        if not (location.folder / "pyproject.toml").exists():
+            raise CodelocError(f"{file} lists '{location.name}', but there is no package at {location.folder}")
+        found.append(location)
+    return found
+
+
+def location_named(name: str) -> Location:
+    """The location of that name; an error that lists them all when there is none."""
+    known = {location.name: location for location in locations()}
+    if name not in known:
+        raise CodelocError(f"there is no location '{name}' in workspace.yaml, only {', '.join(known)}")
+    return known[name]
