@@ -2,14 +2,11 @@ from importlib.resources import files
 
 import duckdb
 import pytest
-
 from taxi_shared import contracts
 from taxi_shared.contracts import contract
 
 TABLES = sorted(
-    file.name.removesuffix(".odcs.yaml")
-    for file in files(contracts).iterdir()
-    if file.name.endswith(".odcs.yaml")
+    file.name.removesuffix(".odcs.yaml") for file in files(contracts).iterdir() if file.name.endswith(".odcs.yaml")
 )
 
 

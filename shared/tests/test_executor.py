@@ -5,15 +5,14 @@ import pytest
 from dagster import (
     DagsterInstance,
     Definitions,
-    JobExecutionResult,
     JobDefinition,
+    JobExecutionResult,
     MaterializeResult,
     asset,
     define_asset_job,
     execute_job,
     reconstructable,
 )
-
 from taxi_shared.executor import by_step_count
 
 
@@ -48,9 +47,7 @@ def pids(result: JobExecutionResult) -> list[object]:
     return [event.materialization.metadata["pid"].value for event in events]
 
 
-def test_one_step_stays_in_the_run_and_more_get_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_step_stays_in_the_run_and_more_get_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)  # the steps' processes import this module
     with DagsterInstance.local_temp(str(tmp_path)) as instance:
         with execute_job(reconstructable(one_step), instance) as single:

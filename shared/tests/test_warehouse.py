@@ -11,9 +11,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
-
 from taxi_shared.contracts import Column, TableContract
 from taxi_shared.warehouse import LakeMissingError, TableBusyError, Warehouse, WarehouseError
+
 
 # The processes below must not inherit DuckDB's or a lock's state.
 def table(name: str) -> TableContract:

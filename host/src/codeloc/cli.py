@@ -11,7 +11,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from codeloc import seed
@@ -34,7 +41,8 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 HomeOption = Annotated[
-    Path, typer.Option("--home", metavar="DIR", help="Folder that everything is written into.", show_default="var")
+    Path,
+    typer.Option("--home", metavar="DIR", help="Folder that everything is written into.", show_default="var"),
 ]
 DEFAULT_HOME = ROOT / "var"
 
@@ -213,7 +221,13 @@ def doctor(home: HomeOption = DEFAULT_HOME) -> None:
 
     sound = True
     for finding in examine(_home(home)):
-        mark = "[green]ok[/green]  " if not finding.fix else "[red]bad[/red] " if finding.fatal else "[yellow]note[/yellow]"
+        mark = (
+            "[green]ok[/green]  "
+            if not finding.fix
+            else "[red]bad[/red] "
+            if finding.fatal
+            else "[yellow]note[/yellow]"
+        )
         console.print(f"{mark} {finding.subject}: {escape(finding.state)}", soft_wrap=True)
         if finding.fix:
             console.print(f"     {escape(finding.fix)}", soft_wrap=True)
@@ -254,7 +268,13 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
         yield report
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("")
         yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total or None)
@@ -266,7 +286,9 @@ def _refuse_changes(platform: Platform, source: str | None, port: int | None) ->
         ("--port", port, platform.state.ports["webserver"]),
     ):
         if wanted is not None and wanted != current:
-            raise CodelocError(f"the platform is up with {option} {current}: ./codeloc down first, then up {option} {wanted}")
+            raise CodelocError(
+                f"the platform is up with {option} {current}: ./codeloc down first, then up {option} {wanted}"
+            )
 
 
 def _summary(platform: Platform, loaded: Loaded | None) -> None:
@@ -281,6 +303,9 @@ def _summary(platform: Platform, loaded: Loaded | None) -> None:
         made_up = " (made up)" if platform.state.source == seed.SAMPLE else ""
         console.print(f"{sum(loaded.rows.values()):,} trips{made_up} loaded, {loaded.seconds:.0f} s.\n")
     console.print(f"[bold]UI[/bold]      {platform.webserver.url}")
-    console.print(f"[bold]Look[/bold]    {platform.webserver.url}/asset-groups   ./codeloc status   ./codeloc logs -f", soft_wrap=True)
+    console.print(
+        f"[bold]Look[/bold]    {platform.webserver.url}/asset-groups   ./codeloc status   ./codeloc logs -f",
+        soft_wrap=True,
+    )
     console.print("[bold]Edit[/bold]    locations/..., then ./codeloc reload ingestion (or analytics)")
     console.print("[bold]Stop[/bold]    ./codeloc down")

@@ -35,7 +35,9 @@ def examine(home: Home) -> Iterator[Finding]:
     yield _attempt("uv", lambda: str(find_uv(TOOLS, lambda _: None)), UV_HELP)
     free = shutil.disk_usage(home.path if home.path.exists() else home.path.parent).free
     yield Finding(
-        "disk", f"{free / 1024**3:.0f} GiB free", "" if free > _NEEDED_BYTES else "free some: at least 5 GiB are needed"
+        "disk",
+        f"{free / 1024**3:.0f} GiB free",
+        "" if free > _NEEDED_BYTES else "free some: at least 5 GiB are needed",
     )
     try:
         settings = load_settings()

@@ -64,9 +64,16 @@ def make_environment(package: Path, tools: Path, say: Callable[[str], None]) -> 
     uv = find_uv(tools, say)
     say(f"making the environment of {package.name} from its lock")
     command = [
-        str(uv), "sync", "--project", str(package), "--locked", "--all-extras", "--compile-bytecode",
-        "--python", _python(),
-    ]  # fmt: skip
+        str(uv),
+        "sync",
+        "--project",
+        str(package),
+        "--locked",
+        "--all-extras",
+        "--compile-bytecode",
+        "--python",
+        _python(),
+    ]
     # A virtual environment that happens to be active is not the one to fill.
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 
-
 import yaml
 
 from codeloc.home import ROOT, Home, State
@@ -59,5 +58,3 @@ def prepare_instance(
             else:
                 say(f"run {run.run_id[:8]} ({run.job_name}) was cut off by the last stop: it will be tried again")
                 instance.report_run_failed(run, "The platform was stopped while this run was under way.")
-
-

@@ -139,7 +139,12 @@ class Platform:
             choose(name, kept.get(name, 0))
 
     def _roles(self) -> list[str]:
-        return ["postgres", postgres.DAGSTER, postgres.READER, *(location.name for location in self.locations)]
+        return [
+            "postgres",
+            postgres.DAGSTER,
+            postgres.READER,
+            *(location.name for location in self.locations),
+        ]
 
     def _given_passwords(self) -> dict[str, str]:
         given = database_passwords()
@@ -182,18 +187,35 @@ class Platform:
             )
         if self.state.source == seed.SAMPLE:
             files = [
-                python, "-m", "uvicorn", "codeloc.files:app", "--host", "127.0.0.1",
-                "--port", str(self.state.ports["files"]), "--log-level", "warning",
-            ]  # fmt: skip
+                python,
+                "-m",
+                "uvicorn",
+                "codeloc.files:app",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.state.ports["files"]),
+                "--log-level",
+                "warning",
+            ]
             programs.append(Program("files", files, {"CODELOC_SERVED": str(self.home.served)}))
         for location in self.locations:
             programs.append(
                 Program(
                     location.name,
                     [
-                        str(location.python), "-m", "dagster", "code-server", "start",
-                        "-h", "127.0.0.1", "-p", str(self.state.ports[location.name]), "-m", location.module,
-                    ],  # fmt: skip
+                        str(location.python),
+                        "-m",
+                        "dagster",
+                        "code-server",
+                        "start",
+                        "-h",
+                        "127.0.0.1",
+                        "-p",
+                        str(self.state.ports[location.name]),
+                        "-m",
+                        location.module,
+                    ],
                     dagster | self.location_environment(location, server, secrets),
                     # It lets runs under way finish, up to half a minute.
                     stop_seconds=40,
@@ -241,7 +263,10 @@ class Platform:
         target = self.home.served / seed.SAMPLE
         target.mkdir(parents=True, exist_ok=True)
         finished = subprocess.run(
-            [str(location.python), "-m", seed.SAMPLE_MODULE, str(target)], capture_output=True, text=True, check=False
+            [str(location.python), "-m", seed.SAMPLE_MODULE, str(target)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if finished.returncode != 0:
             raise CodelocError(f"the sample months could not be made:\n{finished.stderr.strip()}")
@@ -271,9 +296,7 @@ class Platform:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise CodelocError(
-                f"{location.name}'s code did not load within 120 s; the running code goes on"
-            ) from None
+            raise CodelocError(f"{location.name}'s code did not load within 120 s; the running code goes on") from None
         if checked.returncode != 0:
             raise CodelocError(
                 f"{location.name}'s code does not load; the running code goes on.\n{checked.stderr.strip()[-4000:]}"
@@ -407,7 +430,11 @@ def end(processes: list[psutil.Process], patience: float) -> None:
     for process in processes:
         with _gone_is_fine():
             process.kill()
-    wait_until(lambda: "alive" if any(is_alive(found.pid) for found in processes) else None, 20, "a process cannot be killed")
+    wait_until(
+        lambda: "alive" if any(is_alive(found.pid) for found in processes) else None,
+        20,
+        "a process cannot be killed",
+    )
 
 
 def is_alive(pid: int) -> bool:

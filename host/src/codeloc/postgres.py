@@ -156,9 +156,20 @@ def initialize(home: Home, password: str, say: Callable[[str], None]) -> None:
         os.chown(password_file, account.pw_uid, account.pw_gid)
     finished = subprocess.run(
         [
-            str(programs() / "initdb"), "-D", str(draft), "-U", "postgres", "--pwfile", str(password_file),
-            "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8",
-        ],  # fmt: skip
+            str(programs() / "initdb"),
+            "-D",
+            str(draft),
+            "-U",
+            "postgres",
+            "--pwfile",
+            str(password_file),
+            "--auth",
+            "scram-sha-256",
+            "--encoding",
+            "UTF8",
+            "--locale",
+            "C.UTF-8",
+        ],
         user=user,
         group=pwd.getpwnam(user).pw_gid if user else None,
         extra_groups=[] if user else None,

@@ -68,6 +68,8 @@ def source_environment(source: str, sample_url: str, zones_url: str | None) -> d
         return _TLC | ({"TAXI_ZONES_URL": zones_url} if zones_url else {})
     base = sample_url if source == SAMPLE else source
     if not base.startswith(("http://", "https://")):
-        raise CodelocError(f"--source {source}: must be 'sample', 'tlc', or an address that begins with http:// or https://")
+        raise CodelocError(
+            f"--source {source}: must be 'sample', 'tlc', or an address that begins with http:// or https://"
+        )
     base = base.rstrip("/")
     return {"TLC_BASE_URL": base, "TAXI_ZONES_URL": zones_url or f"{base}/misc/taxi_zones.csv"}

@@ -40,7 +40,7 @@ def fill(webserver: Webserver, locations: list[Location], progress: Callable[[st
     missing = [asset.key for asset in webserver.assets() if asset.materialized == 0]
     if missing:
         raise CodelocError(
-            f"nothing was materialized into {', '.join(missing)}: look at the runs and the automation in {webserver.url}"
+            f"nothing was materialized into {', '.join(missing)}: look at the runs and automation in {webserver.url}"
         )
     partitions = [seed.partition for seed in SEED if seed.partition]
     return Loaded(webserver.partition_rows("raw/taxi_trips", partitions), time.monotonic() - started)

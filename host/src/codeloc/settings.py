@@ -65,7 +65,7 @@ def load_settings() -> Settings:
             problems.append(f"  {text}")
         listed = "\n".join(problems)
         raise CodelocError(
-            f"these settings in the environment or {ENV_FILE} are wrong:\n{listed}\nSee .env.example for what each does."
+            f"these settings in the environment or {ENV_FILE} are wrong:\n{listed}\nSee .env.example for each."
         ) from None
 
 

@@ -79,6 +79,9 @@ class Supervisor:
         environment
             What every program inherits; each adds its own.
         """
+        for program in programs:
+            exports = [f"export {name}={shlex.quote(value)}\n" for name, value in program.environment.items()]
+            write_private(_environment_file(self._home, program), "".join(exports))
         write_private(self._home.supervisor_config, _config(self._home, programs))
         finished = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._home.supervisor_config)],
@@ -162,13 +165,18 @@ def _config(home: Home, programs: list[Program]) -> str:
         user,
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+        # For whoever wants to stop one process by hand: supervisorctl -c var/supervisor.conf
+        "[supervisorctl]",
+        f"serverurl=unix://{_plain(str(home.supervisor_socket))}",
     ]
     for program in programs:
-        environment = ",".join(f"{name}={_quoted(value)}" for name, value in program.environment.items())
+        command = program.command
+        if program.environment:
+            # Not the supervisor's own `environment=`: it takes quotes off both ends of a value.
+            command = ["/bin/sh", "-c", '. "$0" && exec "$@"', str(_environment_file(home, program)), *command]
         parts += [
             f"[program:{program.name}]",
-            f"command={_plain(shlex.join(program.command))}",
-            f"environment={environment}",
+            f"command={_plain(shlex.join(command))}",
             f"stdout_logfile={_plain(str(log_file(home, program.name)))}",
             "stdout_logfile_maxbytes=10MB",
             "stdout_logfile_backups=2",
@@ -188,5 +196,5 @@ def _plain(value: str) -> str:
     return value.replace("%", "%%")
 
 
-def _quoted(value: str) -> str:
-    return '"' + _plain(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _environment_file(home: Home, program: Program) -> Path:
+    return home.path / "tmp" / f"{program.name}.env"

@@ -56,9 +56,7 @@ class Source:
         body = parquet(table)
         self.serve(f"/{file.url_path}", body, etag=f'"{hashlib.sha256(body).hexdigest()[:12]}"')
 
-    def status(
-        self, path: str, status: int, headers: dict[str, str] | None = None, body: bytes = b""
-    ) -> None:
+    def status(self, path: str, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
         """Answer `path` with a status and nothing of use."""
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -191,10 +189,10 @@ def metadata(result: ExecuteInProcessResult, asset: str) -> dict[str | None, Val
     return found
 
 
-def content(warehouse: Warehouse, table: str) -> list[tuple[Any, ...]]:
-    """Every row of `table`, in order."""
+def content(warehouse: Warehouse, *tables: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of each of `tables`, in order."""
     with warehouse.read() as connection:
-        return connection.execute(f"FROM {table} ORDER BY ALL").fetchall()
+        return {table: connection.execute(f"FROM {table} ORDER BY ALL").fetchall() for table in tables}
 
 
 def parquet(table: pa.Table) -> bytes:

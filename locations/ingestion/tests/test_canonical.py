@@ -168,9 +168,7 @@ def canonical(file: Path, source: pa.Table) -> tuple[list[Row], dict[str, str]]:
         )
         names = [name for name, *_ in found.description]
         types = [str(type_) for _, type_, *_ in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()], dict(
-            zip(names, types, strict=True)
-        )
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()], dict(zip(names, types, strict=True))
 
 
 @pytest.mark.parametrize("month", MONTHS)

@@ -45,9 +45,7 @@ def at_hand(landing: LandingStore, client: httpx.Client, source: Source) -> dict
     return files(landing)
 
 
-def test_a_file_is_stored_with_its_record(
-    landing: LandingStore, source: Source, at_hand: dict[str, bytes]
-) -> None:
+def test_a_file_is_stored_with_its_record(landing: LandingStore, source: Source, at_hand: dict[str, bytes]) -> None:
     assert at_hand.keys() == {NAME, f"{NAME}.json"}
     assert at_hand[NAME] == OLD
     assert landing.record(NAME) == described(OLD, source, '"old"', rows=3)

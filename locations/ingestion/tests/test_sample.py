@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,14 +71,6 @@ ODD_ROWS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the whole sample."""
-    folder = tmp_path_factory.mktemp("sample")
-    sample.main([str(folder)])
-    return folder
-
-
 def month_path(folder: Path, service: str, month: str) -> Path:
     return folder / "trip-data" / f"{service}_tripdata_{month}.parquet"
 
@@ -113,9 +106,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_another_process_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_another_process_writes_the_same_bytes(sample_data: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "ingestion.sample", tmp_path], check=True)
-    expected = contents(folder)
+    expected = contents(sample_data)
     assert sorted(expected) == [
         "README.txt",
         "misc/taxi_zone_lookup.csv",
@@ -132,7 +125,9 @@ def test_another_process_writes_the_same_bytes(folder: Path, tmp_path: Path) -> 
     assert [name for name in expected if written[name] != expected[name]] == []
 
 
-def test_second_run_mends_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_run_mends_what_is_wrong(sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(sample_data, tmp_path / "sample")
+
     def times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
@@ -173,15 +168,15 @@ def test_unwritable_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @each_month
-def test_schema_is_that_of_tlc(folder: Path, service: sample.Service, month: str) -> None:
-    schema = pq.read_schema(month_path(folder, service, month))
+def test_schema_is_that_of_tlc(sample_data: Path, service: sample.Service, month: str) -> None:
+    schema = pq.read_schema(month_path(sample_data, service, month))
     expected = [column.split() for column in SCHEMAS[f"{service} {month}"].split(",")]
     assert [[field.name, str(field.type)] for field in schema] == expected
 
 
 @each_month
-def test_rows_are_as_many_as_promised(folder: Path, service: sample.Service, month: str) -> None:
-    connection = trips(folder, service, month)
+def test_rows_are_as_many_as_promised(sample_data: Path, service: sample.Service, month: str) -> None:
+    connection = trips(sample_data, service, month)
     assert count(connection, "true") == sample.ROWS[service][month]
     found = {kind: count(connection, condition) for kind, condition in ODD_ROWS.items()}
     assert found == dataclasses.asdict(sample.ODD_ROWS[service])
@@ -192,8 +187,8 @@ def test_rows_are_as_many_as_promised(folder: Path, service: sample.Service, mon
 
 
 @each_month
-def test_nulls_stand_together(folder: Path, service: sample.Service, month: str) -> None:
-    connection = trips(folder, service, month)
+def test_nulls_stand_together(sample_data: Path, service: sample.Service, month: str) -> None:
+    connection = trips(sample_data, service, month)
     for column in sample.NULL_WHEN_UNREPORTED[service]:
         assert count(connection, f"({column} IS NULL) <> (passenger_count IS NULL)") == 0
     if service == "yellow":
@@ -201,7 +196,7 @@ def test_nulls_stand_together(folder: Path, service: sample.Service, month: str)
 
 
 @each_month
-def test_negative_rows_are_mirrors(folder: Path, service: sample.Service, month: str) -> None:
+def test_negative_rows_are_mirrors(sample_data: Path, service: sample.Service, month: str) -> None:
     mirrored = """
         total_amount < 0 AND EXISTS (
             FROM trips AS other
@@ -215,26 +210,26 @@ def test_negative_rows_are_mirrors(folder: Path, service: sample.Service, month:
                     = (trips.PULocationID, trips.DOLocationID)
         )
     """
-    connection = trips(folder, service, month)
+    connection = trips(sample_data, service, month)
     assert count(connection, mirrored) == sample.ODD_ROWS[service].negative_amounts
 
 
 @each_month
-def test_total_is_the_sum_of_its_parts(folder: Path, service: sample.Service, month: str) -> None:
+def test_total_is_the_sum_of_its_parts(sample_data: Path, service: sample.Service, month: str) -> None:
     parts = """
         fare_amount + extra + mta_tax + tip_amount + tolls_amount + improvement_surcharge
         + coalesce(congestion_surcharge, 0) + airport_part
     """
-    connection = trips(folder, service, month)
+    connection = trips(sample_data, service, month)
     assert count(connection, f"round({parts}, 2) <> total_amount") == 0
     assert count(connection, "tip_amount <> 0 AND payment_type <> 1") == 0
 
 
 @each_month
-def test_every_zone_is_in_the_lookup(folder: Path, service: sample.Service, month: str) -> None:
-    known = {int(row["LocationID"]) for row in read_csv(folder / "misc/taxi_zone_lookup.csv")}
+def test_every_zone_is_in_the_lookup(sample_data: Path, service: sample.Service, month: str) -> None:
+    known = {int(row["LocationID"]) for row in read_csv(sample_data / "misc/taxi_zone_lookup.csv")}
     ids = (
-        trips(folder, service, month)
+        trips(sample_data, service, month)
         .execute("SELECT PULocationID FROM trips UNION SELECT DOLocationID FROM trips")
         .fetchall()
     )
@@ -242,9 +237,9 @@ def test_every_zone_is_in_the_lookup(folder: Path, service: sample.Service, mont
 
 
 @each_month
-def test_days_have_the_shape_of_a_city(folder: Path, service: sample.Service, month: str) -> None:
+def test_days_have_the_shape_of_a_city(sample_data: Path, service: sample.Service, month: str) -> None:
     by_hour = (
-        trips(folder, service, month)
+        trips(sample_data, service, month)
         .execute("SELECT hour(pickup) FROM trips GROUP BY ALL ORDER BY count(*)")
         .fetchall()
     )
@@ -253,8 +248,8 @@ def test_days_have_the_shape_of_a_city(folder: Path, service: sample.Service, mo
     assert set(hours[-2:]) <= {17, 18, 19}
 
 
-def test_airport_fares(folder: Path) -> None:
-    connection = trips(folder, "yellow", "2023-03")
+def test_airport_fares(sample_data: Path) -> None:
+    connection = trips(sample_data, "yellow", "2023-03")
     reported = "passenger_count IS NOT NULL AND total_amount > 0 AND PULocationID IN (132, 138)"
     assert count(connection, f"{reported} AND Airport_fee = 1.25") > 1000
     assert count(connection, f"{reported} AND Airport_fee <> 1.25") == 0
@@ -263,14 +258,14 @@ def test_airport_fares(folder: Path) -> None:
     assert count(connection, f"{jfk} AND fare_amount <> 70") == 0
 
 
-def test_lookup_is_as_tlc_serves_it(folder: Path) -> None:
-    lookup = (folder / "misc/taxi_zone_lookup.csv").read_bytes()
+def test_lookup_is_as_tlc_serves_it(sample_data: Path) -> None:
+    lookup = (sample_data / "misc/taxi_zone_lookup.csv").read_bytes()
     assert lookup.count(b"\r\n") == lookup.count(b"\n") == 266
     assert lookup.endswith(b'265,"Unknown","NA","N/A"\r\n')
 
 
-def test_zone_shapes_keep_their_quirks_and_are_valid(folder: Path) -> None:
-    path = folder / "misc/taxi_zones.csv"
+def test_zone_shapes_keep_their_quirks_and_are_valid(sample_data: Path) -> None:
+    path = sample_data / "misc/taxi_zones.csv"
     rows = read_csv(path)
     assert ",".join(rows[0]) == "OBJECTID,Shape_Leng,the_geom,Shape_Area,zone,LocationID,borough"
     assert sorted(int(row["OBJECTID"]) for row in rows) == list(range(1, 264))

@@ -45,9 +45,7 @@ def test_a_trip_file_knows_its_partition_its_name_and_its_place() -> None:
     assert file.url_path == "trip-data/green_tripdata_2023-03.parquet"
 
 
-def test_a_good_file_is_fetched_whole_and_described(
-    source: Source, client: httpx.Client, partial: Path
-) -> None:
+def test_a_good_file_is_fetched_whole_and_described(source: Source, client: httpx.Client, partial: Path) -> None:
     source.serve(PATH, TRIPS, etag='"v1"')
     assert fetch(client, source.url + PATH, partial, None, parquet_rows) == Download(
         url=source.url + PATH,
@@ -60,9 +58,7 @@ def test_a_good_file_is_fetched_whole_and_described(
     assert partial.read_bytes() == TRIPS
 
 
-def test_a_file_the_server_still_has_is_not_fetched_again(
-    source: Source, client: httpx.Client, partial: Path
-) -> None:
+def test_a_file_the_server_still_has_is_not_fetched_again(source: Source, client: httpx.Client, partial: Path) -> None:
     source.serve(PATH, TRIPS, etag='"v1"')
     assert fetch(client, source.url + PATH, partial, '"v1"', parquet_rows) is None
     assert source.requests == [("GET", PATH, 304)]
@@ -107,9 +103,7 @@ def test_a_busy_server_is_a_passing_fault(
 
 
 @pytest.mark.parametrize("status", [400, 401, 410, 501])
-def test_any_other_status_is_a_lasting_fault(
-    source: Source, client: httpx.Client, partial: Path, status: int
-) -> None:
+def test_any_other_status_is_a_lasting_fault(source: Source, client: httpx.Client, partial: Path, status: int) -> None:
     source.status(PATH, status)
     with pytest.raises(SourceError, match=f"{PATH}: HTTP {status}$") as caught:
         fetch(client, source.url + PATH, partial, None, parquet_rows)
@@ -177,9 +171,7 @@ def test_a_redirect_to_the_real_file_is_followed(source: Source, client: httpx.C
     assert partial.read_bytes() == TRIPS
 
 
-def test_a_redirect_in_circles_is_a_lasting_fault(
-    source: Source, client: httpx.Client, partial: Path
-) -> None:
+def test_a_redirect_in_circles_is_a_lasting_fault(source: Source, client: httpx.Client, partial: Path) -> None:
     source.status(PATH, 302, {"Location": PATH})
     with pytest.raises(SourceError, match=f"{PATH}: redirected in circles") as caught:
         fetch(client, source.url + PATH, partial, None, parquet_rows)

@@ -6,6 +6,7 @@ Each location's test calls `violations` on its own definitions; a new location g
 from collections.abc import Iterator
 
 from dagster import AssetSpec, Definitions
+from dagster._core.definitions.assets.definition.asset_spec import SYSTEM_METADATA_KEY_AUTO_CREATED_STUB_ASSET
 
 OWNER_PREFIX = "team:"
 
@@ -27,6 +28,8 @@ def violations(definitions: Definitions, location: str) -> list[str]:
 
 
 def _asset(spec: AssetSpec, location: str) -> Iterator[str]:
+    if SYSTEM_METADATA_KEY_AUTO_CREATED_STUB_ASSET in spec.metadata:
+        return  # another location's: Dagster's stand-in for what an asset here depends on
     name = spec.key.to_user_string()
     if list(spec.owners) != [f"{OWNER_PREFIX}{location}"]:
         yield f"{name}: owners must be ['{OWNER_PREFIX}{location}'], the team of this location"

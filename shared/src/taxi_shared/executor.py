@@ -32,11 +32,11 @@ class StepCountExecutor(Executor):
 
     @property
     def retries(self) -> RetryMode:
+        """Whether steps may be retried: the same for both."""
         return self._parallel.retries
 
-    def execute(
-        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
-    ) -> Iterator[DagsterEvent]:
+    def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+        """Run the plan with the executor that fits its size."""
         chosen = self._single if len(execution_plan.step_keys_to_execute) == 1 else self._parallel
         return chosen.execute(plan_context, execution_plan)
 

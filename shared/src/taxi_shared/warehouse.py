@@ -79,7 +79,8 @@ class Warehouse(DuckDBResource):
     )
     threads: int = Field(default=2, description="DuckDB's threads for one connection.")
     memory_limit: str = Field(
-        default="2GB", description="What one connection may hold in memory before it spills to `temp_directory`."
+        default="2GB",
+        description="What one connection may hold in memory before it spills to `temp_directory`.",
     )
     temp_directory: str = Field(default="", description="Where DuckDB spills to; empty: the system's own.")
     lock_timeout: int = Field(

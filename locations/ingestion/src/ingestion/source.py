@@ -125,10 +125,6 @@ def fetch(
 
     Parameters
     ----------
-    client
-        As `open_client` makes it.
-    url
-        Address of the file.
     partial
         Where the bytes go; the caller renames it once this returns.
     etag
@@ -207,9 +203,7 @@ def csv_rows(*columns: str) -> Callable[[Path], int]:
                 header = next(reader, [])
                 missing = [column for column in columns if column not in header]
                 if missing:
-                    raise BadFileError(
-                        f"not the expected CSV: column {', '.join(missing)} is missing from its header"
-                    )
+                    raise BadFileError(f"not the expected CSV: column {', '.join(missing)} is missing from its header")
                 rows = sum(1 for _ in reader)
             except (UnicodeDecodeError, csv.Error) as error:
                 raise BadFileError(f"not a CSV file: {error}") from None

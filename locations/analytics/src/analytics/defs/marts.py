@@ -105,9 +105,7 @@ def _rebuild(
         )
         connection.execute("SET VARIABLE first_day = $1", [min(period.first_day for period in periods)])
         connection.execute("SET VARIABLE day_after = $1", [day_after])
-        counts = connection.execute(
-            files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
-        ).fetchall()
+        counts = connection.execute(files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")).fetchall()
         preview = connection.execute(f"FROM {table.table} ORDER BY trips DESC LIMIT 10").df()
     by_period = {(service, first_day): (rows, trips) for service, first_day, rows, trips in counts}
     for period in periods:
@@ -121,10 +119,7 @@ def _rebuild(
 
 def _as_table(frame: "pandas.DataFrame", table: TableContract) -> MetadataValue:
     return MetadataValue.table(
-        [
-            TableRecord({str(name): _plain(value) for name, value in row.items()})
-            for row in frame.to_dict("records")
-        ],
+        [TableRecord({str(name): _plain(value) for name, value in row.items()}) for row in frame.to_dict("records")],
         schema=table.dagster_schema,  # Dagster insists on one for an empty table
     )
 

@@ -48,12 +48,8 @@ def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: Lan
                         f"{error}. TLC publishes about two months after a month ended; {file.service} files"
                         f" begin with {FIRST_MONTHS[file.service]}."
                     ) from None
-            context.log.info(
-                "%s: %s, %s rows", file.name, "downloaded" if fetched else "unchanged", download.rows
-            )
-            context.add_asset_metadata(
-                _metadata(download, fetched, landing.path(file.name)), partition_key=key
-            )
+            context.log.info("%s: %s, %s rows", file.name, "downloaded" if fetched else "unchanged", download.rows)
+            context.add_asset_metadata(_metadata(download, fetched, landing.path(file.name)), partition_key=key)
 
 
 @asset(

@@ -14,9 +14,7 @@ class TlcServer(ConfigurableResource[None]):
     """Where TLC's files are served: TLC itself, a mirror of its layout, or the sample on loopback."""
 
     base_url: str = Field(description="Address that `trip-data/` and `misc/` lie under.")
-    zones_url: str = Field(
-        description="Address of the zones' shapes, a CSV that TLC's own server does not have."
-    )
+    zones_url: str = Field(description="Address of the zones' shapes, a CSV that TLC's own server does not have.")
 
     def trips(self, file: TripFile) -> str:
         """Address of one month's file."""

@@ -65,9 +65,7 @@ def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult
                     TableRecord({"location_id": int(location), "times": times, "loaded_as": zones})
                     for location, times, zones in duplicates
                 ],
-                schema=TableSchema.from_name_type_dict(
-                    {"location_id": "int", "times": "int", "loaded_as": "string"}
-                ),
+                schema=TableSchema.from_name_type_dict({"location_id": "int", "times": "int", "loaded_as": "string"}),
             ),
         }
     )

@@ -1,0 +1,147 @@
+import configparser
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from codeloc import seed, workspace
+from codeloc.errors import CodelocError
+from codeloc.home import ROOT, Home, State, passwords
+from codeloc.platform import is_alive, is_free, taken_by, wait_until
+from codeloc.postgres import Server
+from codeloc.supervision import Program, Supervisor, _config
+from codeloc.workspace import location_named, locations
+
+
+def test_locations_are_those_of_workspace_yaml() -> None:
+    for location in locations():
+        assert (location.folder / "src" / location.name / "definitions.py").exists()
+        assert location.port_variable == f"{location.name.upper()}_PORT"
+
+
+def test_an_unknown_location_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(CodelocError, match=r"no location 'marketing' in workspace\.yaml, only ingestion, analytics"):
+        location_named("marketing")
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("python_file: {relative_path: a.py}", "every entry must be a grpc_server"),
+        ("grpc_server: {location_name: marketing, host: {env: H}, port: {env: P}}", "there is no package at"),
+        (
+            "grpc_server: {location_name: ingestion, host: localhost, port: {env: P}}",
+            "every entry must be a grpc_server",
+        ),
+    ],
+)
+def test_a_wrong_entry_of_the_workspace_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, told: str
+) -> None:
+    (tmp_path / "workspace.yaml").write_text(f"load_from:\n  - {entry}\n")
+    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    with pytest.raises(CodelocError, match=told):
+        locations()
+
+
+def test_passwords_are_made_up_once_and_kept_where_only_their_owner_reads_them(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = passwords(home, ["a", "b"], {})
+    assert first == passwords(home, ["a", "b"], {})
+    assert first["a"] != first["b"]
+    assert stat.S_IMODE((tmp_path / "secrets.json").stat().st_mode) == 0o600
+    assert passwords(home, ["a", "c"], {"a": "given"})["a"] == "given"
+    assert "given" not in (tmp_path / "secrets.json").read_text()
+
+
+def test_state_survives(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert State.load(home) == State()
+    State(source="sample", ports={"webserver": 1}).save(home)
+    assert State.load(home) == State(source="sample", ports={"webserver": 1})
+
+
+def test_connection_strings_carry_any_password() -> None:
+    server = Server("127.0.0.1", 5432, "postgres", "p")
+    assert server.url("dagster", "dagster", "a@b/c:d") == (
+        "postgresql+psycopg2://dagster:a%40b%2Fc%3Ad@127.0.0.1:5432/dagster"
+    )
+    assert r"password='a b\'c'" in server.connection_string("warehouse", "ingestion", "a b'c")
+
+
+def test_the_supervisors_configuration_carries_any_value(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.make()
+    value = """a "quoted" 100% 'value' with \\ and , and ="""
+    script = "import json, os, sys; print(json.dumps([os.environ['VALUE'], sys.argv[1]]), flush=True); sys.stdin.read()"
+    supervisor = Supervisor(home)
+    supervisor.start([Program("echo", [sys.executable, "-c", script, value], {"VALUE": value})], dict(os.environ))
+    try:
+        supervisor.start_program("echo")
+        log = home.logs / "echo.log"
+        wait_until(lambda: None if log.exists() and log.read_text().strip() else "no output", 20, "no output")
+        assert json.loads(log.read_text().splitlines()[0]) == [value, value]
+    finally:
+        pid = supervisor.shut_down()
+        wait_until(lambda: "alive" if is_alive(pid) else None, 20, "the supervisor runs on")
+
+
+def test_only_its_owner_can_read_the_supervisors_configuration(tmp_path: Path) -> None:
+    parsed = configparser.RawConfigParser()
+    parsed.read_string(_config(Home(tmp_path), [Program("one", ["true"], {}, stop_signal="INT", user="nobody")]))
+    assert parsed["unix_http_server"]["chmod"] == "0700"
+    assert dict(parsed["program:one"]) | {"stopsignal": "INT", "user": "nobody"} == dict(parsed["program:one"])
+
+
+def test_a_home_too_deep_for_a_socket_is_refused_with_the_limit(tmp_path: Path) -> None:
+    with pytest.raises(CodelocError, match="choose a shorter one with --home, at most"):
+        Supervisor(Home(tmp_path / ("deep" * 30)))
+
+
+def test_a_listening_port_is_taken_and_by_whom() -> None:
+    with socket.socket() as listening:
+        # As gRPC servers do, which share a port without an error.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        assert not is_free(port)
+        assert f"pid {os.getpid()}" in taken_by(port)
+    assert is_free(port)
+
+
+def test_a_process_that_ended_and_was_not_collected_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    wait_until(lambda: None if psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE else "alive", 20, "runs on")
+    assert not is_alive(child.pid)
+    child.wait()
+    assert not is_alive(child.pid)
+
+
+@pytest.mark.parametrize(
+    ("source", "base", "zones"),
+    [
+        ("sample", "http://127.0.0.1:1/sample", "http://127.0.0.1:1/sample/misc/taxi_zones.csv"),
+        ("http://mirror/tlc/", "http://mirror/tlc", "http://mirror/tlc/misc/taxi_zones.csv"),
+    ],
+)
+def test_where_the_source_is(source: str, base: str, zones: str) -> None:
+    assert seed.source_environment(source, "http://127.0.0.1:1/sample", None) == {
+        "TLC_BASE_URL": base,
+        "TAXI_ZONES_URL": zones,
+    }
+    assert seed.source_environment(source, "http://127.0.0.1:1/sample", "http://z")["TAXI_ZONES_URL"] == "http://z"
+
+
+def test_a_source_that_is_no_address_is_refused() -> None:
+    with pytest.raises(CodelocError, match="--source ftp://x: must be 'sample', 'tlc', or an address"):
+        seed.source_environment("ftp://x", "", None)
+
+
+def test_the_root_of_the_repository_is_found() -> None:
+    assert (ROOT / "workspace.yaml").exists()

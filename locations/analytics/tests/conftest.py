@@ -1,0 +1,126 @@
+"""Ingestion's lake with rows a test decides, and the analytics lake beside it, both in one folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import duckdb
+import pytest
+from dagster import AssetKey, AssetsDefinition, ExecuteInProcessResult, materialize
+from taxi_shared.contracts import contract
+from taxi_shared.warehouse import Warehouse
+
+TRIPS = contract("raw.taxi_trips")
+ZONES = contract("raw.taxi_zones")
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A row of ingestion's trips, as far as the marts look at it."""
+
+    pickup_at: datetime
+    pickup_zone_id: int = 236
+    passenger_count: int | None = 1
+    trip_distance: float | None = 1.1
+    fare_amount: float | None = 8.1
+    tip_amount: float | None = 2.2
+    total_amount: float | None = 11.3
+
+
+@pytest.fixture
+def ingestion(tmp_path: Path) -> Warehouse:
+    """Ingestion's lake, as ingestion writes it."""
+    return Warehouse(lake="ingestion", catalog=f"sqlite:{tmp_path}/catalog", data_root=f"{tmp_path}/lakes")
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    return Warehouse(
+        lake="analytics",
+        reads=["ingestion"],
+        catalog=f"sqlite:{tmp_path}/catalog",
+        data_root=f"{tmp_path}/lakes",
+    )
+
+
+def load_months(ingestion: Warehouse, months: Mapping[str, Sequence[Trip]]) -> None:
+    """Replace the trips of each file, named by its partition key, as ingestion does."""
+    columns = ["service", "file_month", "source_row", "dropoff_at", "dropoff_zone_id", *Trip.__dataclass_fields__]
+    rows = [
+        [service, month, row, trip.pickup_at, trip.pickup_zone_id, *astuple(trip)]
+        for (month, service), trips in ((key.split("|"), trips) for key, trips in months.items())
+        for row, trip in enumerate(trips)
+    ]
+    with ingestion.write(TRIPS) as connection:
+        for key in months:
+            connection.execute(f"DELETE FROM {TRIPS.table} WHERE file_month || '|' || service = $1", [key])
+        insert(connection, TRIPS.table, columns, rows)
+
+
+def load_zones(ingestion: Warehouse, names: dict[int, str]) -> None:
+    """Replace the zones; each zone's borough is named after it."""
+    columns = ["zone_id", "zone", "borough", "service_zone"]
+    rows = [[zone, name, f"{name} borough", "Boro Zone"] for zone, name in names.items()]
+    with ingestion.write(ZONES) as connection:
+        connection.execute(f"DELETE FROM {ZONES.table}")
+        insert(connection, ZONES.table, columns, rows)
+
+
+def insert(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Insert `rows` in one statement, as the lake makes a file of each."""
+    connection.execute(f"CREATE TEMP TABLE new_rows AS SELECT {', '.join(columns)} FROM {table} LIMIT 0")
+    if rows:
+        connection.executemany(f"INSERT INTO new_rows VALUES ({', '.join('?' * len(columns))})", rows)
+    connection.execute(f"INSERT INTO {table} BY NAME FROM new_rows")
+
+
+class Run(Protocol):
+    """Materializes `asset` in one run; one that fails is returned too."""
+
+    def __call__(self, asset: AssetsDefinition, key: str, last_key: str | None = None) -> ExecuteInProcessResult: ...
+
+
+@pytest.fixture
+def run(warehouse: Warehouse) -> Run:
+    def run_asset(asset: AssetsDefinition, key: str, last_key: str | None = None) -> ExecuteInProcessResult:
+        tags = {}
+        if last_key is not None:
+            tags = {"dagster/asset_partition_range_start": key, "dagster/asset_partition_range_end": last_key}
+        return materialize(
+            [asset],
+            partition_key=None if tags else key,
+            tags=tags,
+            resources={"warehouse": warehouse},
+            raise_on_error=False,
+        )
+
+    return run_asset
+
+
+def failure(result: ExecuteInProcessResult) -> str:
+    """The error of the step that failed."""
+    (failed,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert failed.error is not None
+    assert failed.error.cause is not None
+    return failed.error.cause.message.strip()
+
+
+def metadata(result: ExecuteInProcessResult, asset: AssetKey) -> dict[str | None, Values]:
+    """The metadata of each partition of `asset` that the run materialized, by partition key."""
+    assert result.success
+    found: dict[str | None, Values] = {}
+    for event in result.all_events:
+        if event.is_step_materialization and event.asset_key == asset:
+            values = event.step_materialization_data.materialization.metadata
+            assert event.partition not in found
+            found[event.partition] = {name: entry.value for name, entry in values.items()}
+    return found
+
+
+def content(warehouse: Warehouse, table: str) -> list[tuple[Any, ...]]:
+    """Every row of `table`, in order."""
+    with warehouse.read() as connection:
+        return connection.execute(f"FROM {table} ORDER BY ALL").fetchall()

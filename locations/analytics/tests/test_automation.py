@@ -1,0 +1,187 @@
+"""Which weeks and months are rebuilt when something lands in ingestion's tables, and which are not."""
+
+from datetime import date, datetime, timedelta
+
+import pytest
+from analytics.definitions import defs
+from analytics.defs.marts import TRIPS, TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, ZONES
+from dagster import (
+    AssetMaterialization,
+    AssetSpec,
+    DagsterInstance,
+    DefaultSensorStatus,
+    Definitions,
+    EvaluateAutomationConditionsResult,
+    evaluate_automation_conditions,
+)
+from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
+
+NOW = datetime(2023, 6, 20)
+FEBRUARY_GREEN = "2023-02-01|green"
+WEEKS_OF_FEBRUARY = [
+    f"green|{week}"
+    for week in (
+        "2023-01-23",
+        "2023-01-30",
+        "2023-02-06",
+        "2023-02-13",
+        "2023-02-20",
+        "2023-02-27",
+        "2023-03-06",
+    )
+]
+MONTHS_OF_FEBRUARY = ["2023-01-01|green", "2023-02-01|green", "2023-03-01|green"]
+
+
+@pytest.fixture(scope="module")
+def both_locations() -> Definitions:
+    """This location's assets, and ingestion's by their contracts."""
+    ingestion = [AssetSpec(TRIPS.asset_key, partitions_def=FILE_MONTHS), AssetSpec(ZONES.asset_key)]
+    return Definitions.merge(defs(), Definitions(assets=ingestion))
+
+
+class Daemon:
+    """The automation sensor's evaluations, one after another, over an instance of its own."""
+
+    def __init__(self, definitions: Definitions) -> None:
+        self._definitions = definitions
+        self._instance = DagsterInstance.ephemeral()
+        self._last: EvaluateAutomationConditionsResult | None = None
+
+    def land(self, *trips: str) -> None:
+        for key in trips:
+            self._instance.report_runless_asset_event(AssetMaterialization(TRIPS.asset_key, partition=key))
+
+    def land_zones(self) -> None:
+        self._instance.report_runless_asset_event(AssetMaterialization(ZONES.asset_key))
+
+    def rebuild(self, weeks: list[str], months: list[str]) -> None:
+        """What the runs of the requested periods end with."""
+        for asset, keys in ((TRIPS_BY_WEEK.asset_key, weeks), (ZONE_HOURLY_DEMAND.asset_key, months)):
+            for key in keys:
+                self._instance.report_runless_asset_event(AssetMaterialization(asset, partition=key))
+
+    def evaluate(self, now: datetime = NOW) -> tuple[list[str], list[str]]:
+        """Weeks and months that are requested."""
+        self._last = evaluate_automation_conditions(
+            self._definitions,
+            self._instance,
+            cursor=self._last.cursor if self._last else None,
+            evaluation_time=now,
+        )
+        weeks = self._last.get_requested_partitions(TRIPS_BY_WEEK.asset_key)
+        months = self._last.get_requested_partitions(ZONE_HOURLY_DEMAND.asset_key)
+        assert self._last.total_requested == len(weeks) + len(months)
+        return sorted(str(week) for week in weeks), sorted(str(month) for month in months)
+
+
+@pytest.fixture
+def daemon(both_locations: Definitions) -> Daemon:
+    """A daemon that has seen that nothing was loaded."""
+    started = Daemon(both_locations)
+    assert started.evaluate() == ([], [])
+    return started
+
+
+def test_a_month_that_lands_requests_its_weeks_and_months_once(daemon: Daemon) -> None:
+    daemon.land_zones()
+    assert daemon.evaluate() == ([], [])
+    daemon.land(FEBRUARY_GREEN)
+    assert daemon.evaluate() == (WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
+    assert daemon.evaluate() == ([], [])
+    daemon.rebuild(WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
+    assert daemon.evaluate() == ([], [])
+
+
+def test_a_month_uploaded_again_requests_the_same_periods_again(daemon: Daemon) -> None:
+    daemon.land_zones()
+    daemon.land("2023-01-01|green", FEBRUARY_GREEN, "2023-03-01|green", "2023-02-01|yellow")
+    weeks, months = daemon.evaluate()
+    assert (len(weeks), len(months)) == (16 + 7, 5 + 3)
+    daemon.rebuild(weeks, months)
+    assert daemon.evaluate() == ([], [])
+    daemon.land(FEBRUARY_GREEN)
+    assert daemon.evaluate() == (WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
+    assert daemon.evaluate() == ([], [])
+
+
+def test_a_month_that_lands_right_after_a_request_is_not_forgotten(daemon: Daemon) -> None:
+    daemon.land_zones()
+    daemon.land(FEBRUARY_GREEN)
+    daemon.evaluate()
+    daemon.land(FEBRUARY_GREEN)
+    assert daemon.evaluate() == (WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
+    assert daemon.evaluate() == ([], [])
+
+
+def test_a_month_that_lands_while_the_marts_are_rebuilt_is_not_forgotten(daemon: Daemon) -> None:
+    daemon.land_zones()
+    daemon.land(FEBRUARY_GREEN)
+    daemon.evaluate()
+    assert daemon.evaluate() == ([], [])
+    daemon.land(FEBRUARY_GREEN)
+    daemon.rebuild(WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
+    assert daemon.evaluate() == (WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
+    assert daemon.evaluate() == ([], [])
+
+
+def test_several_months_that_land_together_request_each_period_once(daemon: Daemon) -> None:
+    daemon.land_zones()
+    daemon.land(FEBRUARY_GREEN, "2023-03-01|green", FEBRUARY_GREEN)
+    weeks, months = daemon.evaluate()
+    first = date(2023, 1, 23)
+    assert weeks == [f"green|{first + timedelta(weeks=number)}" for number in range(11)]
+    assert months == ["2023-01-01|green", "2023-02-01|green", "2023-03-01|green", "2023-04-01|green"]
+
+
+def test_without_zones_there_is_no_mart_by_zone(daemon: Daemon) -> None:
+    daemon.land(FEBRUARY_GREEN)
+    assert daemon.evaluate() == (WEEKS_OF_FEBRUARY, [])
+    assert daemon.evaluate() == ([], [])
+    daemon.land_zones()
+    assert daemon.evaluate() == ([], MONTHS_OF_FEBRUARY)
+    assert daemon.evaluate() == ([], [])
+
+
+def test_a_change_of_the_zones_alone_requests_nothing(daemon: Daemon) -> None:
+    daemon.land_zones()
+    daemon.land(FEBRUARY_GREEN)
+    daemon.evaluate()
+    daemon.land_zones()
+    assert daemon.evaluate() == ([], [])
+
+
+def test_the_newest_month_requests_its_last_week(daemon: Daemon) -> None:
+    daemon.land_zones()
+    daemon.land("2023-03-01|yellow")
+    weeks, months = daemon.evaluate(datetime(2023, 5, 5, 6))
+    assert weeks[-2:] == ["yellow|2023-03-27", "yellow|2023-04-03"]
+    # April is a partition of the months once TLC may have published it.
+    assert months == ["2023-02-01|yellow", "2023-03-01|yellow"]
+
+
+@pytest.mark.parametrize(
+    "month",
+    [date(2021, 2, 1), date(2022, 5, 1), date(2023, 1, 1), date(2023, 4, 1), date(2020, 2, 1)],
+    ids=["4 whole weeks", "from a Sunday", "after New Year", "from a Saturday", "leap year"],
+)
+def test_every_week_a_file_may_have_trips_of_is_rebuilt(daemon: Daemon, month: date) -> None:
+    daemon.land(f"{month}|green")
+    weeks, _ = daemon.evaluate()
+    month_end = (month + timedelta(days=31)).replace(day=1)
+    days = [
+        month - LATE_REPORTING + timedelta(days=number)
+        for number in range((month_end + EARLY_REPORTING - month + LATE_REPORTING).days)
+    ]
+    assert {f"green|{day - timedelta(days=day.weekday())}" for day in days} <= set(weeks)
+
+
+def test_the_sensor_runs_from_the_start(both_locations: Definitions) -> None:
+    sensor = both_locations.resolve_sensor_def("analytics_automation")
+    assert sensor.default_status is DefaultSensorStatus.RUNNING
+    conditions = {
+        spec.key: spec.automation_condition
+        for spec in defs().resolve_all_asset_specs()
+        if spec.automation_condition is not None
+    }
+    assert conditions.keys() == {TRIPS_BY_WEEK.asset_key, ZONE_HOURLY_DEMAND.asset_key}

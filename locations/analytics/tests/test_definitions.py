@@ -1,0 +1,99 @@
+"""The location as Dagster loads it: what it defines, when it runs by itself, and what loading must not do."""
+
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from analytics.definitions import defs
+from analytics.defs.jobs import WEEKS_BACK
+from dagster import DefaultScheduleStatus, Definitions, build_schedule_context
+from taxi_shared.conventions import violations
+from taxi_shared.partitions import SERVICE_WEEKS
+
+# Dagster's own: the names of the tags it gives to partitions with two dimensions.
+pytestmark = pytest.mark.filterwarnings("ignore:Non-compliant tag keys:DeprecationWarning")
+
+LOAD_CUT_OFF = """
+import socket, sys
+
+def refuse(*_args, **_kwargs):
+    raise AssertionError("reached for the network while loading")
+
+socket.socket.connect = socket.socket.connect_ex = socket.socket.bind = socket.getaddrinfo = refuse
+
+from analytics.definitions import defs
+
+defs().get_repository_def()
+print(*sorted({"matplotlib", "numpy", "pandas", "psycopg2", "pyarrow", "shapely"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Definitions:
+    return defs()
+
+
+def test_loading_needs_no_network_no_settings_and_no_heavy_library(tmp_path: Path) -> None:
+    loading = subprocess.run(
+        [sys.executable, "-c", LOAD_CUT_OFF], env={}, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert loading.stderr == ""
+    assert (loading.returncode, loading.stdout) == (0, "\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_definition_can_be_resolved(loaded: Definitions) -> None:
+    Definitions.validate_loadable(loaded)
+
+
+def test_every_asset_keeps_the_conventions(loaded: Definitions) -> None:
+    assert violations(loaded, "analytics") == []
+
+
+def test_the_weekly_job_runs_the_weekly_mart(loaded: Definitions) -> None:
+    selected = loaded.resolve_job_def("weekly_update_job").asset_layer.selected_asset_keys
+    assert [key.to_user_string() for key in selected] == ["marts/trips_by_week"]
+
+
+@pytest.mark.parametrize(
+    ("monday", "week"),
+    [
+        (datetime(2023, 5, 15), "2023-02-27"),
+        (datetime(2024, 1, 1), "2023-10-16"),
+        (datetime(2024, 3, 18), "2024-01-01"),
+    ],
+)
+def test_every_monday_one_week_of_both_services_is_requested(loaded: Definitions, monday: datetime, week: str) -> None:
+    schedule = loaded.resolve_schedule_def("weekly_update_schedule")
+    assert schedule.cron_schedule == "0 0 * * 1"
+    context = build_schedule_context(scheduled_execution_time=monday, repository_def=loaded.get_repository_def())
+    requests = schedule.evaluate_tick(context).run_requests or []
+    assert [request.partition_key for request in requests] == [f"green|{week}", f"yellow|{week}"]
+    assert [request.run_key for request in requests] == [f"green|{week}", f"yellow|{week}"]
+    assert {request.partition_key for request in requests} <= set(SERVICE_WEEKS.get_partition_keys())
+
+
+def test_the_schedule_is_off_until_somebody_turns_it_on(loaded: Definitions) -> None:
+    schedule = loaded.resolve_schedule_def("weekly_update_schedule")
+    assert schedule.default_status is DefaultScheduleStatus.STOPPED
+
+
+def loaded_by_then(month: date, tick: datetime) -> bool:
+    """Whether ingestion's schedule had its tick for the file of `month`: the 5th, two months later, at 05:00."""
+    two_months_later = (month.replace(day=1) + timedelta(days=70)).replace(day=5)
+    return datetime(two_months_later.year, two_months_later.month, 5, 5, tzinfo=UTC) < tick
+
+
+def test_the_requested_week_is_the_newest_whose_months_are_always_loaded() -> None:
+    first = datetime(2011, 6, 6, tzinfo=UTC)
+    mondays = [first + timedelta(weeks=number) for number in range(52 * 28)]
+    assert {monday.weekday() for monday in mondays} == {0}
+
+    def always_loaded(weeks_back: int) -> bool:
+        sundays = [(monday - timedelta(weeks=weeks_back) + timedelta(days=6), monday) for monday in mondays]
+        return all(loaded_by_then(sunday.date(), monday) for sunday, monday in sundays)
+
+    assert always_loaded(WEEKS_BACK)
+    assert not always_loaded(WEEKS_BACK - 1)

@@ -1,0 +1,277 @@
+"""The platform as its users run it: `./codeloc up`, on ports and folders of its own, shared by the tests."""
+
+import functools
+import http.server
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import psycopg2
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CODELOC = str(ROOT / "codeloc")
+T = TypeVar("T")
+FINAL = {"SUCCESS", "FAILURE", "CANCELED"}
+
+_WAREHOUSE_QUERY = """
+import json, os, sys
+from taxi_shared.warehouse import Warehouse
+catalog, data_root = os.environ["CATALOG"], os.environ["DATA"]
+warehouse = Warehouse(lake="analytics", reads=["ingestion"], catalog=catalog, data_root=data_root)
+with warehouse.read() as connection:
+    print(json.dumps(connection.execute(sys.stdin.read()).fetchall(), default=str))
+"""
+
+
+def run_codeloc(*arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does and return what it printed."""
+    return subprocess.run(
+        [CODELOC, *arguments], capture_output=True, text=True, timeout=timeout, check=False, env=environment()
+    )
+
+
+def environment() -> dict[str, str]:
+    """The environment without what another platform or a developer may have set."""
+    dropped = ("DAGSTER_", "WAREHOUSE_", "POSTGRES_", "TLC_BASE_URL", "VIRTUAL_ENV", "FORCE_COLOR")
+    return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(look: Callable[[], T], what: str, seconds: float = 120) -> T:
+    """What `look` returns once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class Platform:
+    """A platform that is up, or was."""
+
+    home: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def codeloc(self, *arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
+        command, *rest = arguments
+        return run_codeloc(command, *rest, "--home", str(self.home), timeout=timeout)
+
+    def graphql(self, query: str, **variables: object) -> dict[str, Any]:
+        answer = httpx.post(
+            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60, trust_env=False
+        ).json()
+        assert not answer.get("errors"), answer["errors"]
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    def launch(self, job: str, location: str = "ingestion", **dimensions: str) -> str:
+        """Queue a run; `dimensions` are those of its partition, for example month and service."""
+        tags = {f"dagster/partition/{name}": value for name, value in dimensions.items()}
+        if dimensions:
+            tags["dagster/partition"] = "|".join(dimensions[name] for name in sorted(dimensions))
+        launched = self.graphql(
+            """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
+                __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+            params={
+                "selector": {
+                    "repositoryLocationName": location,
+                    "repositoryName": "__repository__",
+                    "jobName": job,
+                },
+                "runConfigData": {},
+                "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+            },
+        )["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
+
+    def launch_month(self, partition: str) -> str:
+        """Queue the main job for `YYYY-MM-01|service`."""
+        month, service = partition.split("|")
+        return self.launch("trip_update_job", month=month, service=service)
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        run: dict[str, Any] = self.graphql(
+            "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status tags { key value } } } }",
+            id=run_id,
+        )["runOrError"]
+        run["tags"] = {tag["key"]: tag["value"] for tag in run["tags"]}
+        return run
+
+    def finished(self, run_id: str, seconds: float = 180) -> str:
+        """Status of a run once it has ended."""
+        wait_for(lambda: self.run(run_id)["status"] in FINAL, f"run {run_id}", seconds)
+        return str(self.run(run_id)["status"])
+
+    def loaded_locations(self) -> dict[str, bool]:
+        entries = self.graphql(
+            """{ workspaceOrError { ... on Workspace { locationEntries {
+                name loadStatus locationOrLoadError { __typename } } } } }"""
+        )["workspaceOrError"]["locationEntries"]
+        return {
+            entry["name"]: entry["loadStatus"] == "LOADED"
+            and entry["locationOrLoadError"]["__typename"] == "RepositoryLocation"
+            for entry in entries
+        }
+
+    def materialized_at(self, key: str, partitions: list[str]) -> dict[str, float]:
+        """When each of these partitions was last materialized."""
+        events = self.graphql(
+            """query ($key: AssetKeyInput!, $partitions: [String!]) { assetNodeOrError(assetKey: $key) {
+                ... on AssetNode { assetMaterializations(partitions: $partitions) { partition timestamp } } } }""",
+            key={"path": key.split("/")},
+            partitions=partitions,
+        )["assetNodeOrError"]["assetMaterializations"]
+        newest: dict[str, float] = {}
+        for event in events:
+            newest[event["partition"]] = max(float(event["timestamp"]), newest.get(event["partition"], 0))
+        return newest
+
+    def quiet(self) -> None:
+        """Wait until no run and no backfill is under way."""
+        query = """{
+            runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED, CANCELING]}) {
+                ... on Runs { results { runId } } }
+            partitionBackfillsOrError(limit: 20) { ... on PartitionBackfills { results { status } } } }"""
+
+        def nothing_under_way() -> bool:
+            data = self.graphql(query)
+            backfills = data["partitionBackfillsOrError"]["results"]
+            return not data["runsOrError"]["results"] and all(found["status"] != "REQUESTED" for found in backfills)
+
+        wait_for(nothing_under_way, "the platform to be quiet", 240)
+
+    # -- below the UI -----------------------------------------------------------------------------
+
+    def secret(self, role: str) -> str:
+        return str(json.loads((self.home / "secrets.json").read_text())[role])
+
+    def connection_string(self, role: str, database: str = "warehouse") -> str:
+        port = json.loads((self.home / "state.json").read_text())["ports"]["postgres"]
+        return f"host=127.0.0.1 port={port} dbname={database} user={role} password={self.secret(role)}"
+
+    def postgres(self, statement: str, role: str = "postgres", database: str = "warehouse") -> list[tuple[Any, ...]]:
+        connection = psycopg2.connect(self.connection_string(role, database))
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def warehouse(self, query: str) -> list[list[Any]]:
+        """Rows of a query over both lakes, asked from analytics' environment as its own assets do."""
+        finished = subprocess.run(
+            [str(ROOT / "locations" / "analytics" / ".venv" / "bin" / "python"), "-c", _WAREHOUSE_QUERY],
+            input=query,
+            env=environment() | {"CATALOG": self.connection_string("analytics"), "DATA": str(self.home / "lakes")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr
+        rows: list[list[Any]] = json.loads(finished.stdout)
+        return rows
+
+    def fingerprint(self, table: str, condition: str = "true") -> list[list[Any]]:
+        """Number of rows and a hash that any change of any value changes; the order does not matter."""
+        return self.warehouse(f"SELECT count(*), sum(hash(t)::HUGEINT) FROM {table} AS t WHERE {condition}")
+
+    def supervisorctl(self, *arguments: str) -> str:
+        command = [
+            str(ROOT / "host" / ".venv" / "bin" / "supervisorctl"),
+            "-c",
+            str(self.home / "supervisor.conf"),
+        ]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=90).stdout
+
+    def pid(self, process: str) -> int:
+        return int(self.supervisorctl("pid", process))
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that runs for this platform."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and process.environ().get("CODELOC_HOME") == str(self.home):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+def start(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[str]:
+    started = platform.codeloc("up", "--port", str(platform.port), *arguments)
+    assert started.returncode == 0, f"{started.stdout}\n{started.stderr}"
+    return started
+
+
+@pytest.fixture(scope="session")
+def first_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platform, str]]:
+    """A platform on the sample, and what `up` printed when it started on an empty folder."""
+    platform = Platform(tmp_path_factory.mktemp("sample"), free_port())
+    try:
+        yield platform, start(platform).stdout
+    finally:
+        stopped = platform.codeloc("down")
+        assert stopped.returncode == 0, stopped.stderr
+        assert platform.processes() == []
+
+
+@pytest.fixture(scope="session")
+def sample(first_start: tuple[Platform, str]) -> Platform:
+    """The platform on the sample, its months loaded."""
+    return first_start[0]
+
+
+@pytest.fixture(scope="session")
+def tlc_server(tlc_data: Path) -> Iterator[str]:
+    """Address of a file server that serves real TLC files."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tlc_data)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory, tlc_server: str) -> Iterator[Platform]:
+    """A platform, empty, whose source is a server of real TLC files; it may run beside the other one."""
+    platform = Platform(tmp_path_factory.mktemp("real"), free_port())
+    try:
+        start(platform, "--empty", "--source", tlc_server)
+        yield platform
+    finally:
+        stopped = platform.codeloc("down")
+        assert stopped.returncode == 0, stopped.stderr
+        assert platform.processes() == []
