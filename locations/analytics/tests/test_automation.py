@@ -9,6 +9,7 @@ from dagster import (
     AssetMaterialization,
     AssetSpec,
     DagsterInstance,
+    DagsterRunStatus,
     DefaultSensorStatus,
     Definitions,
     EvaluateAutomationConditionsResult,
@@ -16,6 +17,18 @@ from dagster import (
 )
 from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
 
+# What a run of the location is configured from.
+SETTINGS = [
+    "WAREHOUSE_CATALOG",
+    "WAREHOUSE_DATA",
+    "WAREHOUSE_THREADS",
+    "WAREHOUSE_MEMORY_LIMIT",
+    "WAREHOUSE_TEMP",
+    "WAREHOUSE_S3_ENDPOINT",
+    "WAREHOUSE_S3_REGION",
+    "WAREHOUSE_S3_ACCESS_KEY_ID",
+    "WAREHOUSE_S3_SECRET_ACCESS_KEY",
+]
 NOW = datetime(2023, 6, 20)
 FEBRUARY_GREEN = "2023-02-01|green"
 WEEKS_OF_FEBRUARY = [
@@ -54,6 +67,16 @@ class Daemon:
 
     def land_zones(self) -> None:
         self._instance.report_runless_asset_event(AssetMaterialization(ZONES.asset_key))
+
+    def begin(self, week: str) -> None:
+        """A run that rebuilds `week` and goes on."""
+        job = self._definitions.resolve_implicit_global_asset_job_def()
+        self._instance.create_run_for_job(
+            job.get_subset(asset_selection={TRIPS_BY_WEEK.asset_key}),
+            asset_selection=frozenset({TRIPS_BY_WEEK.asset_key}),
+            tags={"dagster/partition": week},
+            status=DagsterRunStatus.STARTED,
+        )
 
     def rebuild(self, weeks: list[str], months: list[str]) -> None:
         """What the runs of the requested periods end with."""
@@ -122,6 +145,21 @@ def test_a_month_that_lands_while_the_marts_are_rebuilt_is_not_forgotten(daemon:
     daemon.land(FEBRUARY_GREEN)
     daemon.rebuild(WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
     assert daemon.evaluate() == (WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
+    assert daemon.evaluate() == ([], [])
+
+
+def test_a_week_that_is_being_rebuilt_waits_for_its_end(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in SETTINGS:
+        monkeypatch.setenv(setting, "1")
+    daemon.land(FEBRUARY_GREEN)
+    daemon.evaluate()
+    rebuilding, others = WEEKS_OF_FEBRUARY[:1], WEEKS_OF_FEBRUARY[1:]
+    daemon.begin(rebuilding[0])
+    daemon.land(FEBRUARY_GREEN)
+    assert daemon.evaluate() == (others, [])
+    assert daemon.evaluate() == ([], [])
+    daemon.rebuild(rebuilding, [])
+    assert daemon.evaluate() == (rebuilding, [])
     assert daemon.evaluate() == ([], [])
 
 
