@@ -84,7 +84,7 @@ class Platform:
         data: dict[str, Any] = answer["data"]
         return data
 
-    def launch(self, job: str, location: str = "ingestion", **dimensions: str) -> str:
+    def launch(self, job: str, location: str = "ingestion", asset: str | None = None, **dimensions: str) -> str:
         """Queue a run; `dimensions` are those of its partition, for example month and service."""
         tags = {f"dagster/partition/{name}": value for name, value in dimensions.items()}
         if dimensions:
@@ -97,6 +97,7 @@ class Platform:
                     "repositoryLocationName": location,
                     "repositoryName": "__repository__",
                     "jobName": job,
+                    "assetSelection": [{"path": asset.split("/")}] if asset else None,
                 },
                 "runConfigData": {},
                 "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
@@ -104,6 +105,10 @@ class Platform:
         )["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return str(launched["run"]["runId"])
+
+    def launch_asset(self, key: str, location: str = "ingestion") -> str:
+        """Queue the materialization of one asset without partitions."""
+        return self.launch("__ASSET_JOB", location, asset=key)
 
     def launch_month(self, partition: str) -> str:
         """Queue the main job for `YYYY-MM-01|service`."""

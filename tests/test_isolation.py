@@ -44,7 +44,8 @@ def test_the_lists_of_locations_agree() -> None:
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_a_location_imports_neither_another_one_nor_the_host(location: str) -> None:
     others = {*LOCATIONS, "codeloc"} - {location}
-    assert imported_packages(ROOT / "locations" / location).isdisjoint(others)
+    for folder in ("src", "tests"):
+        assert imported_packages(ROOT / "locations" / location / folder).isdisjoint(others)
 
 
 def test_shared_and_host_import_no_location() -> None:
@@ -69,7 +70,9 @@ def test_analytics_can_be_locked_to_another_pandas(tmp_path: Path) -> None:
     project = analytics / "pyproject.toml"
     changed = re.sub(r'"pandas[^"]*"', '"pandas>=2.3,<3"', project.read_text(), count=1)
     project.write_text(changed)
-    subprocess.run([str(HOST_UV), "lock", "--project", str(analytics)], check=True, env=environment(), capture_output=True)
+    subprocess.run(
+        [str(HOST_UV), "lock", "--project", str(analytics)], check=True, env=environment(), capture_output=True
+    )
     locked = {package["name"]: package for package in tomllib.loads((analytics / "uv.lock").read_text())["package"]}
     assert locked["pandas"]["version"].startswith("2.")
     assert (ingestion / "uv.lock").read_bytes() == (ROOT / "locations" / "ingestion" / "uv.lock").read_bytes()

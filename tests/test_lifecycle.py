@@ -1,9 +1,13 @@
 """Up, down and what happens in between: repeated, interrupted, killed, beside another one, on a taken port."""
 
+import contextlib
+import http.server
 import os
+import pwd
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,11 +115,46 @@ def test_up_after_the_supervisor_was_killed(platform: Platform) -> None:
     assert platform.codeloc("status").returncode == 0
 
 
-def test_a_run_cut_off_by_down_is_tried_again_at_the_next_up(platform: Platform) -> None:
-    start(platform, "--empty")
-    run = platform.launch_month("2023-01-01|yellow")
-    wait_for(lambda: platform.run(run)["status"] == "STARTED", "the run to be under way")
+@pytest.fixture
+def slow_source() -> Iterator[tuple[str, threading.Event, threading.Event]]:
+    """A source that sends half a file and then waits; set the second event to have it go on, the first says it waits."""
+    waiting, go_on = threading.Event(), threading.Event()
+    content = b"LocationID,Borough,Zone,service_zone\n1,EWR,Newark Airport,EWR\n"
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:20])
+            self.wfile.flush()
+            waiting.set()
+            go_on.wait(120)
+            with contextlib.suppress(OSError):
+                self.wfile.write(content[20:])
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", waiting, go_on
+    go_on.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_run_cut_off_by_down_is_tried_again_at_the_next_up(
+    platform: Platform, slow_source: tuple[str, threading.Event, threading.Event]
+) -> None:
+    source, waiting, go_on = slow_source
+    start(platform, "--empty", "--source", source)
+    run = platform.launch_asset("landing/taxi_zone_lookup_file")
+    assert waiting.wait(60)
     stopped = platform.codeloc("down")
+    go_on.set()
     assert "tried again at the next start" in stopped.stdout
     start(platform, "--empty")
     retry = wait_for(lambda: platform.run(run)["tags"].get("dagster/auto_retry_run_id"), "the daemon to retry the run")
@@ -163,9 +202,12 @@ def existing_server(tmp_path: Path) -> Iterator[dict[str, str]]:
         env=environment(),
     )
     words = made.stdout.splitlines()
-    user = words.pop(0) or None
+    user = words.pop(0)
+    account = pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())
     with (home / "log").open("w") as log:
-        server = subprocess.Popen(words, user=user, cwd="/", stdout=log, stderr=log, env=environment())
+        server = subprocess.Popen(
+            words, user=account.pw_uid, group=account.pw_gid, cwd="/", stdout=log, stderr=log, env=environment()
+        )
     yield {"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": str(port), "POSTGRES_PASSWORD": "of the server"}
     server.send_signal(signal.SIGINT)
     server.wait(30)

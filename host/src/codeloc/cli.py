@@ -51,12 +51,10 @@ def main() -> None:
     """The `codeloc` command."""
     default_signals()
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))  # the code of a typer.Exit, or None
     except CodelocError as error:
         errors.print(f"[red]codeloc:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except Exception as error:

@@ -10,7 +10,7 @@ import httpx
 import psycopg2
 
 from codeloc import postgres, seed
-from codeloc.environments import UV_HELP, EnvironmentFailedError, find_uv, is_current
+from codeloc.environments import UV_HELP, EnvironmentFailedError, find_uv, is_current, uv_wheel
 from codeloc.errors import CodelocError
 from codeloc.home import Home
 from codeloc.platform import TOOLS, Platform, is_free, marked, taken_by
@@ -54,6 +54,7 @@ def examine(home: Home) -> Iterator[Finding]:
             "" if current else "./codeloc up makes it",
             fatal=False,
         )
+    yield _registry()
     running = platform.supervisor.is_running()
     yield Finding("platform", "up" if running else "down")
     if not running:
@@ -74,6 +75,19 @@ def examine(home: Home) -> Iterator[Finding]:
         )
     yield _postgres(platform)
     yield _source(platform)
+
+
+def _registry() -> Finding:
+    wheel = uv_wheel()
+    if wheel is None:
+        return Finding("package registry", "not asked: the lock has no uv for this machine", UV_HELP, fatal=False)
+    host = urllib.parse.urlsplit(wheel["url"]).hostname
+    try:
+        status = httpx.head(wheel["url"], timeout=10, follow_redirects=True).status_code
+    except httpx.HTTPError as error:
+        fix = "environments that are made already work without it; behind a proxy set HTTPS_PROXY"
+        return Finding("package registry", f"{host} is unreachable ({type(error).__name__})", fix, fatal=False)
+    return Finding("package registry", f"{host} answers HTTP {status}")
 
 
 def _postgres(platform: Platform) -> Finding:

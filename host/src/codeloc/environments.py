@@ -90,18 +90,28 @@ def find_uv(tools: Path, say: Callable[[str], None]) -> Path:
     on_path = shutil.which("uv")
     if on_path:
         return Path(on_path)
-    lock = tomllib.loads((Path(__file__).parents[2] / "uv.lock").read_text(encoding="utf-8"))
-    locked = next(package for package in lock["package"] if package["name"] == "uv")
+    locked = _locked_uv()
     uv = tools / f"uv-{locked['version']}" / "uv"
     if not uv.exists():
         say(f"getting uv {locked['version']}")
-        _download_uv(locked, uv)
+        _download_uv(uv)
     return uv
 
 
-def _download_uv(locked: dict[str, Any], uv: Path) -> None:
+def uv_wheel() -> dict[str, str] | None:
+    """Address (`url`) and `hash` of the locked uv for this machine; None where there is none."""
     tag = _WHEEL_TAGS.get((platform.system(), platform.machine()))
-    wheel = next((wheel for wheel in locked["wheels"] if tag and tag in wheel["url"]), None)
+    return next((wheel for wheel in _locked_uv()["wheels"] if tag and tag in wheel["url"]), None)
+
+
+def _locked_uv() -> dict[str, Any]:
+    lock = tomllib.loads((Path(__file__).parents[2] / "uv.lock").read_text(encoding="utf-8"))
+    locked: dict[str, Any] = next(package for package in lock["package"] if package["name"] == "uv")
+    return locked
+
+
+def _download_uv(uv: Path) -> None:
+    wheel = uv_wheel()
     if wheel is None:
         raise EnvironmentFailedError(
             f"there is no uv for {platform.system()} on {platform.machine()} in the lock: {UV_HELP}"

@@ -121,7 +121,10 @@ class Platform:
         self._wait_for_locations()
 
     def _choose_ports(self, port: int | None, say: Say) -> None:
-        wanted = port or self.settings.webserver_port
+        # The address stays the same from start to start unless somebody asks for another one.
+        set_now = "webserver_port" in self.settings.model_fields_set
+        kept_port = None if set_now else self.state.ports.get("webserver")
+        wanted = port or kept_port or self.settings.webserver_port
         if port is not None and not is_free(port):
             raise CodelocError(f"port {port} is taken{taken_by(port)}: choose another with --port")
         kept = self.state.ports
@@ -176,60 +179,31 @@ class Platform:
                 (location.port_variable, str(self.state.ports[location.name])),
             )
         }
-        python = str(HOST_PYTHON)
-        workspace = ["-w", str(ROOT / "workspace.yaml")]
+        python, workspace = str(HOST_PYTHON), str(ROOT / "workspace.yaml")
+        ports = self.state.ports
         programs = []
         if self.settings.postgres_host is None:
-            command = postgres.command(self.home, self.state.ports["postgres"])
+            command = postgres.command(self.home, ports["postgres"])
             programs.append(
                 # INT is Postgres's fast shutdown; TERM would wait for every client to leave.
                 Program("postgres", command, {}, stop_seconds=60, stop_signal="INT", user=postgres.system_user())
             )
         if self.state.source == seed.SAMPLE:
-            files = [
-                python,
-                "-m",
-                "uvicorn",
-                "codeloc.files:app",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(self.state.ports["files"]),
-                "--log-level",
-                "warning",
-            ]
-            programs.append(Program("files", files, {"CODELOC_SERVED": str(self.home.served)}))
+            serve = f"-m uvicorn codeloc.files:app --host 127.0.0.1 --port {ports['files']} --log-level warning"
+            programs.append(Program("files", [python, *serve.split()], {"CODELOC_SERVED": str(self.home.served)}))
         for location in self.locations:
+            serve = (
+                f"-m dagster code-server start -h 127.0.0.1 -p {ports[location.name]}"
+                f" -m {location.module} --location-name {location.name}"
+            )
+            environment = dagster | self.location_environment(location, server, secrets)
+            # It lets runs under way finish, up to half a minute.
             programs.append(
-                Program(
-                    location.name,
-                    [
-                        str(location.python),
-                        "-m",
-                        "dagster",
-                        "code-server",
-                        "start",
-                        "-h",
-                        "127.0.0.1",
-                        "-p",
-                        str(self.state.ports[location.name]),
-                        "-m",
-                        location.module,
-                    ],
-                    dagster | self.location_environment(location, server, secrets),
-                    # It lets runs under way finish, up to half a minute.
-                    stop_seconds=40,
-                )
+                Program(location.name, [str(location.python), *serve.split()], environment, stop_seconds=40)
             )
-        port = str(self.state.ports["webserver"])
-        programs.append(
-            Program(
-                "webserver",
-                [python, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", port, *workspace],
-                host,
-            )
-        )
-        programs.append(Program("daemon", [python, "-m", "codeloc.daemon", "run", *workspace], host))
+        serve = f"-m dagster_webserver -h 127.0.0.1 -p {ports['webserver']}"
+        programs.append(Program("webserver", [python, *serve.split(), "-w", workspace], host))
+        programs.append(Program("daemon", [python, "-m", "codeloc.daemon", "run", "-w", workspace], host))
         return programs
 
     def location_environment(

@@ -6,29 +6,21 @@ import pytest
 from analytics.definitions import defs
 from analytics.defs.marts import TRIPS, TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, ZONES
 from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckResult,
+    AssetKey,
     AssetMaterialization,
-    AssetSpec,
     DagsterInstance,
     DagsterRunStatus,
     DefaultSensorStatus,
     Definitions,
     EvaluateAutomationConditionsResult,
+    asset,
+    asset_check,
     evaluate_automation_conditions,
 )
 from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
 
-# What a run of the location is configured from.
-SETTINGS = [
-    "WAREHOUSE_CATALOG",
-    "WAREHOUSE_DATA",
-    "WAREHOUSE_THREADS",
-    "WAREHOUSE_MEMORY_LIMIT",
-    "WAREHOUSE_TEMP",
-    "WAREHOUSE_S3_ENDPOINT",
-    "WAREHOUSE_S3_REGION",
-    "WAREHOUSE_S3_ACCESS_KEY_ID",
-    "WAREHOUSE_S3_SECRET_ACCESS_KEY",
-]
 NOW = datetime(2023, 6, 20)
 FEBRUARY_GREEN = "2023-02-01|green"
 WEEKS_OF_FEBRUARY = [
@@ -46,11 +38,26 @@ WEEKS_OF_FEBRUARY = [
 MONTHS_OF_FEBRUARY = ["2023-01-01|green", "2023-02-01|green", "2023-03-01|green"]
 
 
+@asset(key=TRIPS.asset_key, partitions_def=FILE_MONTHS)
+def taxi_trips() -> None:
+    """As ingestion defines it."""
+
+
+@asset(key=ZONES.asset_key)
+def taxi_zones() -> None:
+    """As ingestion defines it."""
+
+
+@asset_check(asset=TRIPS.asset_key, blocking=True)
+def contract_kept() -> AssetCheckResult:
+    """As ingestion may define it."""
+    return AssetCheckResult(passed=True)
+
+
 @pytest.fixture(scope="module")
 def both_locations() -> Definitions:
-    """This location's assets, and ingestion's by their contracts."""
-    ingestion = [AssetSpec(TRIPS.asset_key, partitions_def=FILE_MONTHS), AssetSpec(ZONES.asset_key)]
-    return Definitions.merge(defs(), Definitions(assets=ingestion))
+    """This location's assets, and ingestion's beside them."""
+    return Definitions.merge(defs(), Definitions(assets=[taxi_trips, taxi_zones]))
 
 
 class Daemon:
@@ -68,21 +75,27 @@ class Daemon:
     def land_zones(self) -> None:
         self._instance.report_runless_asset_event(AssetMaterialization(ZONES.asset_key))
 
-    def begin(self, week: str) -> None:
-        """A run that rebuilds `week` and goes on."""
+    def begin(self, key: AssetKey, partition: str) -> None:
+        """A run of one partition that has not ended."""
         job = self._definitions.resolve_implicit_global_asset_job_def()
         self._instance.create_run_for_job(
-            job.get_subset(asset_selection={TRIPS_BY_WEEK.asset_key}),
-            asset_selection=frozenset({TRIPS_BY_WEEK.asset_key}),
-            tags={"dagster/partition": week},
+            job.get_subset(asset_selection={key}),
+            asset_selection=frozenset({key}),
+            tags={"dagster/partition": partition},
             status=DagsterRunStatus.STARTED,
+        )
+
+    def check(self, passed: bool) -> None:
+        """A result of ingestion's check."""
+        self._instance.report_runless_asset_event(
+            AssetCheckEvaluation(asset_key=TRIPS.asset_key, check_name="contract_kept", passed=passed)
         )
 
     def rebuild(self, weeks: list[str], months: list[str]) -> None:
         """What the runs of the requested periods end with."""
-        for asset, keys in ((TRIPS_BY_WEEK.asset_key, weeks), (ZONE_HOURLY_DEMAND.asset_key, months)):
+        for mart, keys in ((TRIPS_BY_WEEK.asset_key, weeks), (ZONE_HOURLY_DEMAND.asset_key, months)):
             for key in keys:
-                self._instance.report_runless_asset_event(AssetMaterialization(asset, partition=key))
+                self._instance.report_runless_asset_event(AssetMaterialization(mart, partition=key))
 
     def evaluate(self, now: datetime = NOW) -> tuple[list[str], list[str]]:
         """Weeks and months that are requested."""
@@ -148,13 +161,42 @@ def test_a_month_that_lands_while_the_marts_are_rebuilt_is_not_forgotten(daemon:
     assert daemon.evaluate() == ([], [])
 
 
-def test_a_week_that_is_being_rebuilt_waits_for_its_end(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in SETTINGS:
-        monkeypatch.setenv(setting, "1")
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run of the location is configured from."""
+    for name in ("CATALOG", "DATA", "THREADS", "MEMORY_LIMIT", "TEMP"):
+        monkeypatch.setenv(f"WAREHOUSE_{name}", "1")
+    for name in ("ENDPOINT", "REGION", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"WAREHOUSE_S3_{name}", "")
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_month_that_is_being_loaded_is_waited_for(daemon: Daemon) -> None:
+    daemon.begin(TRIPS.asset_key, "2023-03-01|green")
+    daemon.land(FEBRUARY_GREEN)
+    # The last three weeks of February's reach have trips in March's file too.
+    assert daemon.evaluate() == (WEEKS_OF_FEBRUARY[:-3], [])
+    daemon.land("2023-03-01|green")
+    weeks, _ = daemon.evaluate()
+    assert weeks[:3] == WEEKS_OF_FEBRUARY[-3:]
+
+
+def test_nothing_follows_trips_that_broke_their_contract(both_locations: Definitions) -> None:
+    daemon = Daemon(Definitions.merge(both_locations, Definitions(asset_checks=[contract_kept])))
+    daemon.evaluate()
+    daemon.land(FEBRUARY_GREEN)
+    daemon.check(passed=False)
+    assert daemon.evaluate() == ([], [])
+    daemon.check(passed=True)
+    assert daemon.evaluate() == (WEEKS_OF_FEBRUARY, [])
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_week_that_is_being_rebuilt_waits_for_its_end(daemon: Daemon) -> None:
     daemon.land(FEBRUARY_GREEN)
     daemon.evaluate()
     rebuilding, others = WEEKS_OF_FEBRUARY[:1], WEEKS_OF_FEBRUARY[1:]
-    daemon.begin(rebuilding[0])
+    daemon.begin(TRIPS_BY_WEEK.asset_key, rebuilding[0])
     daemon.land(FEBRUARY_GREEN)
     assert daemon.evaluate() == (others, [])
     assert daemon.evaluate() == ([], [])

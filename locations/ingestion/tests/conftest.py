@@ -112,7 +112,7 @@ def source() -> Iterator[Source]:
     server.server_close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client() -> Iterator[httpx.Client]:
     with open_client() as opened:
         yield opened

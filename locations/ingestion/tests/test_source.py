@@ -219,9 +219,10 @@ def test_what_is_no_parquet_file_is_refused(
         (HTML, "column OBJECTID, the_geom, zone, LocationID, borough is missing from its header"),
         (b"", "column OBJECTID, the_geom, zone, LocationID, borough is missing from its header"),
         (b"OBJECTID,the_geom,zone,LocationID,borough\n", "a CSV file without rows"),
+        (b"OBJECTID,the_geom,zone,LocationID,borough\r\n\r\n\r\n", "a CSV file without rows"),
         (TRIPS, "not a CSV file: "),
     ],
-    ids=["a column too few", "another table", "HTML page", "empty", "header alone", "Parquet"],
+    ids=["a column too few", "another table", "HTML page", "empty", "header alone", "empty lines", "Parquet"],
 )
 def test_what_is_no_table_of_zones_is_refused(
     source: Source, client: httpx.Client, partial: Path, body: bytes, said: str

@@ -82,7 +82,7 @@ ROWS: dict[str, tuple[Values, str | None]] = {
     "free of charge": ({"total_amount": 0.0}, None),
     "a cent given back": ({"total_amount": -0.01}, "negative_amount"),
     "total unknown": ({"total_amount": None}, None),
-    "a negative part of a positive total": ({"extra": -1.0}, None),
+    "a negative fare of a positive total": ({"fare_amount": -3.0}, None),
     "unreported": (dict.fromkeys(["passenger_count", "RatecodeID", "store_and_fwd_flag"]), None),
     "no pickup time": ({"pickup": None}, "missing_value"),
     "no drop-off time": ({"dropoff": None}, "missing_value"),

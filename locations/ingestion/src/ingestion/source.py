@@ -154,9 +154,6 @@ def fetch(
                 file.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
-        announced = response.headers.get("content-length")
-        if announced is not None and int(announced) != size:
-            raise SourceUnavailableError(f"{url}: got {size:,} bytes of {int(announced):,}")
         try:
             rows = count_rows(partial)
         except BadFileError as error:
@@ -204,7 +201,7 @@ def csv_rows(*columns: str) -> Callable[[Path], int]:
                 missing = [column for column in columns if column not in header]
                 if missing:
                     raise BadFileError(f"not the expected CSV: column {', '.join(missing)} is missing from its header")
-                rows = sum(1 for _ in reader)
+                rows = sum(1 for row in reader if row)
             except (UnicodeDecodeError, csv.Error) as error:
                 raise BadFileError(f"not a CSV file: {error}") from None
         if rows == 0:

@@ -1,0 +1,131 @@
+"""A copy of the repository on a machine with python3 and nothing else: started from nothing, edited, reloaded."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Platform, environment, free_port
+
+
+class Clone(Platform):
+    """A platform that runs from a repository of its own."""
+
+    @property
+    def root(self) -> Path:
+        return self.home.parent
+
+    def codeloc(self, *arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
+        # Nothing but python3 and what every system has, so that uv is not found and has to be got.
+        path = self.root.parent / "bin"
+        return subprocess.run(
+            [str(self.root / "codeloc"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=environment() | {"PATH": f"{path}:/usr/bin:/bin"},
+        )
+
+    def asset_keys(self) -> set[str]:
+        nodes = self.graphql("{ assetNodes { assetKey { path } } }")["assetNodes"]
+        return {"/".join(node["assetKey"]["path"]) for node in nodes}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    folder = tmp_path_factory.mktemp("fresh")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").symlink_to(Path(sys.executable).resolve())
+    repository = folder / "repository"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).exists():
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, repository / name)
+    found = Clone(repository / "var", free_port())
+    yield found
+    stopped = found.codeloc("down")
+    assert stopped.returncode == 0, stopped.stderr
+    assert found.processes() == []
+
+
+@pytest.fixture(scope="module")
+def running(clone: Clone) -> Clone:
+    assert shutil.which("uv", path=f"{clone.root.parent / 'bin'}:/usr/bin:/bin") is None
+    started = clone.codeloc("up", "--empty", "--port", str(clone.port))
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert "getting uv" in started.stderr
+    for name in ("host", "ingestion", "analytics"):
+        assert f"making the environment of {name} from its lock" in started.stdout + started.stderr
+    return clone
+
+
+def test_it_starts_from_nothing_and_makes_nothing_twice(running: Clone) -> None:
+    assert running.loaded_locations() == {"ingestion": True, "analytics": True}
+    again = running.codeloc("up", "--empty")
+    assert again.returncode == 0
+    assert "making the environment" not in again.stdout + again.stderr
+
+
+def test_everything_it_writes_lies_under_var_or_in_the_environments(running: Clone) -> None:
+    listed = {path.name for path in running.root.iterdir()} - {path.name for path in ROOT.iterdir()}
+    assert listed <= {"var", ".venv"}
+    secrets = running.home / "secrets.json"
+    assert oct(secrets.stat().st_mode & 0o777) == "0o600"
+
+
+def test_edited_code_is_served_after_a_reload_and_the_other_location_notices_nothing(running: Clone) -> None:
+    other = running.pid("ingestion")
+    extra = running.root / "locations" / "analytics" / "src" / "analytics" / "defs" / "extra.py"
+    extra.write_text(
+        "from dagster import asset\n\n\n@asset(key_prefix='marts')\ndef extra() -> None:\n    '''Made by a test.'''\n"
+    )
+    assert "marts/extra" not in running.asset_keys()
+    reloaded = running.codeloc("reload", "analytics")
+    assert reloaded.returncode == 0, reloaded.stderr
+    assert "marts/extra" in running.asset_keys()
+
+    extra.unlink()
+    assert running.codeloc("reload", "analytics").returncode == 0
+    assert "marts/extra" not in running.asset_keys()
+    assert running.pid("ingestion") == other
+
+
+@pytest.mark.parametrize("code", ["def broken(:\n", "import a_package_that_is_missing\n", "raise RuntimeError('no')\n"])
+def test_code_that_does_not_load_changes_nothing(running: Clone, code: str) -> None:
+    before = running.asset_keys()
+    broken = running.root / "locations" / "analytics" / "src" / "analytics" / "defs" / "broken.py"
+    broken.write_text(code)
+    try:
+        refused = running.codeloc("reload", "analytics")
+        assert refused.returncode == 1
+        assert "the running code goes on" in refused.stderr
+        assert "broken.py" in refused.stderr
+        assert running.asset_keys() == before
+        assert running.loaded_locations() == {"ingestion": True, "analytics": True}
+    finally:
+        broken.unlink()
+
+
+def test_a_lock_that_does_not_fit_is_refused_with_the_way_out(running: Clone) -> None:
+    project = running.root / "locations" / "analytics" / "pyproject.toml"
+    before = project.read_text()
+    project.write_text(before.replace('"pandas>=3,<4"', '"pandas>=3,<4", "pytz"'))
+    try:
+        refused = running.codeloc("reload", "analytics")
+        assert refused.returncode == 1
+        assert "uv lock" in refused.stderr
+        assert str(project.parent) in refused.stderr
+    finally:
+        project.write_text(before)
+    assert running.loaded_locations()["analytics"]
