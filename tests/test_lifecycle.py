@@ -117,7 +117,7 @@ def test_up_after_the_supervisor_was_killed(platform: Platform) -> None:
 
 @pytest.fixture
 def slow_source() -> Iterator[tuple[str, threading.Event, threading.Event]]:
-    """A source that sends half a file and then waits; set the second event to have it go on, the first says it waits."""
+    """A source that sends half a file and waits: its address, the event that it waits, and the one it waits for."""
     waiting, go_on = threading.Event(), threading.Event()
     content = b"LocationID,Borough,Zone,service_zone\n1,EWR,Newark Airport,EWR\n"
 

@@ -113,12 +113,14 @@ class Platform:
             say,
         )
         self.state.save(self.home)
-        say("starting the code servers, the webserver and the daemon")
-        names = [program.name for program in programs if program.name != "postgres"]
+        say("starting the code servers, the webserver, the daemon")
+        names = [program.name for program in programs if program.name not in ("postgres", "daemon")]
         for name in names:
             self.supervisor.start_program(name)
         self._wait_for_webserver(names)
         self._wait_for_locations()
+        # Last: it gives up on the retry of a run whose location does not answer.
+        self.supervisor.start_program("daemon")
 
     def _choose_ports(self, port: int | None, say: Say) -> None:
         # The address stays the same from start to start unless somebody asks for another one.

@@ -30,20 +30,26 @@ class Trip:
     total_amount: float | None = 11.3
 
 
+def lake_in(folder: Path, lake: str, reads: Sequence[str] = ()) -> Warehouse:
+    return Warehouse(
+        lake=lake,
+        reads=list(reads),
+        catalog=f"sqlite:{folder}/catalog",
+        data_root=f"{folder}/lakes",
+        # Verifying the extensions' signatures is most of what a connection costs; shared/tests do it.
+        connection_config={"allow_unsigned_extensions": True},
+    )
+
+
 @pytest.fixture
 def ingestion(tmp_path: Path) -> Warehouse:
     """Ingestion's lake, as ingestion writes it."""
-    return Warehouse(lake="ingestion", catalog=f"sqlite:{tmp_path}/catalog", data_root=f"{tmp_path}/lakes")
+    return lake_in(tmp_path, "ingestion")
 
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
-    return Warehouse(
-        lake="analytics",
-        reads=["ingestion"],
-        catalog=f"sqlite:{tmp_path}/catalog",
-        data_root=f"{tmp_path}/lakes",
-    )
+    return lake_in(tmp_path, "analytics", reads=["ingestion"])
 
 
 def load_months(ingestion: Warehouse, months: Mapping[str, Sequence[Trip]]) -> None:

@@ -123,9 +123,20 @@ def landing(tmp_path: Path) -> LandingStore:
     return LandingStore(folder=str(tmp_path / "landing"))
 
 
+def lake_in(folder: Path) -> Warehouse:
+    """The location's warehouse, below `folder`."""
+    return Warehouse(
+        lake="ingestion",
+        catalog=f"sqlite:{folder}/catalog",
+        data_root=f"{folder}/lakes",
+        # Verifying the extensions' signatures is most of what a connection costs; shared/tests do it.
+        connection_config={"allow_unsigned_extensions": True},
+    )
+
+
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
-    return Warehouse(lake="ingestion", catalog=f"sqlite:{tmp_path}/catalog", data_root=f"{tmp_path}/lakes")
+    return lake_in(tmp_path)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ingestion.landing import LandingStore
 from ingestion.source import TripFile
 from taxi_shared.warehouse import Warehouse
 
-from conftest import Run, Source, Values, content, failure, metadata, of_month, parquet
+from conftest import Run, Source, Values, content, failure, lake_in, metadata, of_month, parquet
 
 KEYS = ["2023-01-01|green", "2023-02-01|green", "2023-03-01|green"]
 Tables = dict[str, list[tuple[Any, ...]]]
@@ -105,7 +105,7 @@ def found_reasons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | N
     folder = tmp_path_factory.mktemp("rows")
     path = folder / "trips.parquet"
     path.write_bytes(parquet(of_month("yellow", "2023-03", [values for values, _ in ROWS.values()])))
-    warehouse = Warehouse(lake="ingestion", catalog=f"sqlite:{folder}/catalog", data_root=f"{folder}/lakes")
+    warehouse = lake_in(folder)
     load(warehouse, TripFile("yellow", date(2023, 3, 1)), path)
     with warehouse.read() as connection:
         found = connection.execute(
@@ -343,7 +343,7 @@ Loaded = tuple[Warehouse, dict[str, LoadedMonth]]
 def real(tlc_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     """All real months in one warehouse."""
     folder = tmp_path_factory.mktemp("real")
-    warehouse = Warehouse(lake="ingestion", catalog=f"sqlite:{folder}/catalog", data_root=f"{folder}/lakes")
+    warehouse = lake_in(folder)
     with warehouse.write(TRIPS, QUARANTINE) as connection:
         months = {
             name: load_month(connection, file_of(name), tlc_data / "trip-data" / f"{name}.parquet")
