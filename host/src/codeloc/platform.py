@@ -1,6 +1,7 @@
 """The platform on this machine: what it consists of, and how it is started, stopped and looked at."""
 
 import contextlib
+import re
 import signal
 import socket
 import subprocess
@@ -263,8 +264,8 @@ class Platform:
         # A reload of code that does not load would lose the definitions that are being served.
         try:
             checked = subprocess.run(
-                [str(location.python), "-m", "dagster", "definitions", "validate", "-m", location.module],
-                env=inherited_environment() | own,
+                [str(location.python.with_name("dg")), "check", "defs"],
+                env=inherited_environment() | own | {"VIRTUAL_ENV": str(location.folder / ".venv")},
                 cwd=location.folder,
                 capture_output=True,
                 text=True,
@@ -275,7 +276,7 @@ class Platform:
             raise CodelocError(f"{location.name}'s code did not load within 120 s; the running code goes on") from None
         if checked.returncode != 0:
             raise CodelocError(
-                f"{location.name}'s code does not load; the running code goes on.\n{checked.stderr.strip()[-4000:]}"
+                f"{location.name}'s code does not load; the running code goes on.\n{_plain_end(checked.stdout)}"
             )
         status = self.webserver.reload(location.name)
         if not status.loaded:
@@ -450,6 +451,11 @@ def default_signals() -> None:
 
 def _as_interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _plain_end(output: str) -> str:
+    """The end of what a program printed, where the cause stands, without colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", output).strip()[-3000:]
 
 
 def _pools() -> dict[str, int]:
