@@ -97,6 +97,10 @@ class Daemon:
             for key in keys:
                 self._instance.report_runless_asset_event(AssetMaterialization(mart, partition=key))
 
+    def forget(self) -> None:
+        """What a change of the condition does: the next evaluation is a first one."""
+        self._last = None
+
     def evaluate(self, now: datetime = NOW) -> tuple[list[str], list[str]]:
         """Weeks and months that are requested."""
         self._last = evaluate_automation_conditions(
@@ -126,6 +130,27 @@ def test_a_month_that_lands_requests_its_weeks_and_months_once(daemon: Daemon) -
     assert daemon.evaluate() == (WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
     assert daemon.evaluate() == ([], [])
     daemon.rebuild(WEEKS_OF_FEBRUARY, MONTHS_OF_FEBRUARY)
+    assert daemon.evaluate() == ([], [])
+
+
+def test_months_that_landed_before_the_first_look_are_followed_once(both_locations: Definitions) -> None:
+    daemon = Daemon(both_locations)
+    daemon.land_zones()
+    daemon.land(FEBRUARY_GREEN)
+    weeks, months = daemon.evaluate()
+    # Every week that February's file may hold trips of; the automation cannot tell which have some.
+    assert set(weeks) >= set(WEEKS_OF_FEBRUARY)
+    assert months == MONTHS_OF_FEBRUARY
+    assert daemon.evaluate() == ([], [])
+
+
+def test_a_new_start_of_the_automation_rebuilds_nothing_that_is_there(both_locations: Definitions) -> None:
+    daemon = Daemon(both_locations)
+    daemon.land_zones()
+    daemon.land(FEBRUARY_GREEN)
+    weeks, months = daemon.evaluate()
+    daemon.rebuild(weeks, months)
+    daemon.forget()
     assert daemon.evaluate() == ([], [])
 
 

@@ -116,7 +116,7 @@ def test_each_week_of_a_run_has_its_own_metadata(months: dict[str, list[Trip]], 
 def test_a_week_without_trips_has_no_row(months: dict[str, list[Trip]], run: Run, warehouse: Warehouse) -> None:
     found = metadata(run(trips_by_week, "yellow|2023-02-06"), TRIPS_BY_WEEK.asset_key)
     assert found["yellow|2023-02-06"]["trips"] == 0
-    assert found["yellow|2023-02-06"]["busiest"].records == []
+    assert found["yellow|2023-02-06"]["busiest_of_all"].records == []
     assert content(warehouse, MART) == []
 
 
@@ -179,7 +179,7 @@ def test_what_nobody_entered_is_null_and_not_a_number_the_page_cannot_show(
     load_months(ingestion, {"2023-01-01|green": [unknown, unknown]})
     found = metadata(run(trips_by_week, "green|2023-01-02"), TRIPS_BY_WEEK.asset_key)
     assert content(warehouse, MART) == [("green", date(2023, 1, 2), 2, None, None, 16.2, 4.4, None)]
-    (row,) = found["green|2023-01-02"]["busiest"].records
+    (row,) = found["green|2023-01-02"]["busiest_of_all"].records
     shown = dict(row.data)
     assert str(shown.pop("week")).startswith("2023-01-02")
     assert shown == {

@@ -152,7 +152,7 @@ def test_new_names_come_with_the_next_run(
 
 def test_the_busiest_hours_are_shown(months: dict[str, list[Trip]], run: Run) -> None:
     found = metadata(run(zone_hourly_demand, "2023-01-01|yellow"), ZONE_HOURLY_DEMAND.asset_key)
-    (row,) = found["2023-01-01|yellow"]["busiest"].records
+    (row,) = found["2023-01-01|yellow"]["busiest_of_all"].records
     assert (row.data["zone"], row.data["trips"], row.data["total_amount"]) == ("Zone 74", 10, 7.0)
 
 

@@ -228,6 +228,24 @@ def test_a_month_that_fails_leaves_it_and_the_others_as_they_were(
     assert tables(warehouse) == before
 
 
+def test_the_months_before_the_one_that_fails_are_recorded_as_loaded(
+    source: Source, warehouse: Warehouse, run: Run
+) -> None:
+    for key in KEYS[:2]:
+        publish(source, key, [{}])
+    file = TripFile.of_partition(KEYS[1])
+    source.publish(file, of_month("green", "2023-02", [{}]).drop_columns("PULocationID"))
+    result = run(taxi_trips_file, taxi_trips, key=KEYS[0], last_key=KEYS[1])
+    assert not result.success
+    recorded = {
+        (event.asset_key.to_user_string(), event.partition)
+        for event in result.get_asset_materialization_events()
+        if event.asset_key and event.asset_key.path[0] == "raw"
+    }
+    assert recorded == {("raw/taxi_trips", KEYS[0]), ("raw/taxi_trips_quarantine", KEYS[0])}
+    assert {row[:2] for row in tables(warehouse)["raw.taxi_trips"]} == {("green", date(2023, 1, 1))}
+
+
 KEPT = "SELECT * EXCLUDE (unreadable), NULL::VARCHAR AS reason FROM canonical"
 
 

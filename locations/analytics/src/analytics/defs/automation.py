@@ -10,7 +10,12 @@ from taxi_shared.contracts import contract
 
 ZONES = AssetSelection.assets(contract("raw.taxi_zones").asset_key)
 
-TRIPS_UPDATED = AutomationCondition.any_deps_updated().ignore(ZONES)
+TRIPS_UPDATED = AutomationCondition.any_deps_updated().ignore(ZONES) | (
+    # Trips that were loaded before the automation looked for the first time.
+    AutomationCondition.initial_evaluation()
+    & AutomationCondition.missing()
+    & AutomationCondition.any_deps_match(~AutomationCondition.missing()).ignore(ZONES)
+)
 
 # Dagster's eager(), but for every partition and not only the newest one (a re-uploaded old month
 # changes old weeks), and also where some of the files beside a period are not loaded: the last week

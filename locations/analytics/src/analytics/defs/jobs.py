@@ -23,9 +23,9 @@ weekly_update_job = define_asset_job(
     executor_def=in_process_executor,
 )
 
-# A month's file is loaded on the 5th of the second month after it. Eleven weeks back is the newest
-# week that is complete on every Monday of the year.
-WEEKS_BACK = 11
+# A month's file is loaded on the 5th of the second month after it, and the next one's brings late
+# trips. Twelve weeks back is the newest week that is complete on every Monday of the year.
+WEEKS_BACK = 12
 
 
 @schedule(

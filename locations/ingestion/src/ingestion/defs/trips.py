@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import duckdb
 from dagster import (
     AssetExecutionContext,
+    AssetKey,
+    AssetMaterialization,
     AssetSpec,
     BackfillPolicy,
     Failure,
@@ -66,53 +69,64 @@ class LoadedMonth:
 )
 def taxi_trips(
     context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse
-) -> Iterator[MaterializeResult[None]]:
+) -> Iterator[MaterializeResult[None] | AssetMaterialization]:
     """One file at a time, each replaced whole or not at all: a month run again changes nothing."""
-    for key in context.partition_keys:
-        file = TripFile.of_partition(key)
-        path = landing.path(file.name)
-        download = landing.record(file.name)
-        if download is None:
-            raise Failure(
-                f"{path} is missing or is not the file that was downloaded: materialize"
-                f" landing/taxi_trips_file for {key} first.",
-                allow_retries=False,
-            )
-        try:
-            with warehouse.write(TRIPS, QUARANTINE) as connection:
-                loaded = load_month(connection, file, path)
-        except (UnsupportedSchemaError, RowsUnaccountedError) as error:
-            raise Failure(f"{file.name}: {error}", allow_retries=False) from error
-        context.log.info(
-            "%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined
-        )
-        if loaded.unknown_columns:
-            context.log.warning("%s has columns the contract does not: %s", file.name, loaded.unknown_columns)
-        common = {
-            "rows_read": loaded.read,
-            "source": MetadataValue.url(download.url),
-            "source_etag": download.etag or "none",
-            "source_sha256": download.sha256,
-            "unknown_columns": loaded.unknown_columns,
-        }
-        context.add_asset_metadata(
-            {"dagster/partition_row_count": loaded.kept, **common},
-            asset_key=TRIPS.asset_key,
-            partition_key=key,
-        )
-        context.add_asset_metadata(
-            {
-                "dagster/partition_row_count": loaded.quarantined,
-                "share": loaded.quarantined / loaded.read if loaded.read else 0.0,
-                "reasons": _as_table(loaded.reasons),
-                **common,
-            },
-            asset_key=QUARANTINE.asset_key,
-            partition_key=key,
-        )
+    done: list[str] = []
+    try:
+        for key in context.partition_keys:
+            metadata = _replace_month(context, landing, warehouse, key)
+            for asset_key, entries in metadata.items():
+                context.add_asset_metadata(entries, asset_key=asset_key, partition_key=key)
+            done.append(key)
+    except Exception:
+        # The months before the one that failed are in the warehouse to stay; without an event of
+        # their own nothing downstream would follow them.
+        for key in done:
+            for asset_key in (TRIPS.asset_key, QUARANTINE.asset_key):
+                yield AssetMaterialization(asset_key, partition=key)
+        raise
     # The metadata above is each month's own; these stand for all months of the run.
     yield MaterializeResult(asset_key=TRIPS.asset_key)
     yield MaterializeResult(asset_key=QUARANTINE.asset_key)
+
+
+def _replace_month(
+    context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse, key: str
+) -> dict[AssetKey, dict[str, Any]]:
+    """Load one partition's file and return what the UI is to show of it, by asset."""
+    file = TripFile.of_partition(key)
+    path = landing.path(file.name)
+    download = landing.record(file.name)
+    if download is None:
+        raise Failure(
+            f"{path} is missing or is not the file that was downloaded: materialize"
+            f" landing/taxi_trips_file for {key} first.",
+            allow_retries=False,
+        )
+    try:
+        with warehouse.write(TRIPS, QUARANTINE) as connection:
+            loaded = load_month(connection, file, path)
+    except (UnsupportedSchemaError, RowsUnaccountedError) as error:
+        raise Failure(f"{file.name}: {error}", allow_retries=False) from error
+    context.log.info("%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined)
+    if loaded.unknown_columns:
+        context.log.warning("%s has columns the contract does not: %s", file.name, loaded.unknown_columns)
+    common = {
+        "rows_read": loaded.read,
+        "source": MetadataValue.url(download.url),
+        "source_etag": download.etag or "none",
+        "source_sha256": download.sha256,
+        "unknown_columns": loaded.unknown_columns,
+    }
+    return {
+        TRIPS.asset_key: {"dagster/partition_row_count": loaded.kept, **common},
+        QUARANTINE.asset_key: {
+            "dagster/partition_row_count": loaded.quarantined,
+            "share": loaded.quarantined / loaded.read if loaded.read else 0.0,
+            "reasons": _as_table(loaded.reasons),
+            **common,
+        },
+    }
 
 
 class RowsUnaccountedError(Exception):
