@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +18,15 @@ import httpx
 import psutil
 import psycopg2
 import pytest
+import yaml
+from counting import count_file
 
 ROOT = Path(__file__).resolve().parents[1]
 CODELOC = str(ROOT / "codeloc")
+LOCATIONS = [
+    entry["grpc_server"]["location_name"]
+    for entry in yaml.safe_load((ROOT / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
+]
 T = TypeVar("T")
 FINAL = {"SUCCESS", "FAILURE", "CANCELED"}
 
@@ -199,6 +206,23 @@ class Platform:
         assert finished.returncode == 0, finished.stderr
         rows: list[list[Any]] = json.loads(finished.stdout)
         return rows
+
+    def assert_accounted(self, file: Path, partition: str) -> None:
+        """Every row of a month's file is kept or quarantined, and what was charged adds up."""
+        month, service = partition.split("|")
+        expected = count_file(file)
+        where = f"service = '{service}' AND file_month = DATE '{month}'"
+        kept, total = self.warehouse(f"SELECT count(*), sum(total_amount) FROM ingestion.raw.taxi_trips WHERE {where}")[
+            0
+        ]
+        quarantined = self.warehouse(f"SELECT count(*) FROM ingestion.raw.taxi_trips_quarantine WHERE {where}")[0][0]
+        assert (kept, quarantined) == (expected.kept, expected.quarantined)
+        assert total == pytest.approx(expected.total_amount)
+
+    def weeks(self, service: str) -> list[tuple[date, int]]:
+        """Monday and trips of each week in the weekly mart."""
+        found = self.warehouse(f"SELECT week, trips FROM marts.trips_by_week WHERE service = '{service}' ORDER BY week")
+        return [(date.fromisoformat(week), trips) for week, trips in found]
 
     def fingerprint(self, table: str, condition: str = "true") -> list[list[Any]]:
         """Number of rows and a hash that any change of any value changes; the order does not matter."""

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import ROOT, environment
+from conftest import LOCATIONS, ROOT, environment
 
-LOCATIONS = sorted(path.parent.name for path in (ROOT / "locations").glob("*/pyproject.toml"))
 HOST_UV = ROOT / "host" / ".venv" / "bin" / "uv"
 
 
@@ -38,7 +37,7 @@ def test_the_lists_of_locations_agree() -> None:
     named = [entry["grpc_server"]["location_name"] for entry in workspace]
     dg = tomllib.loads((ROOT / "dg.toml").read_text())["workspace"]["projects"]
     assert [project["path"] for project in dg] == [f"locations/{name}" for name in named]
-    assert sorted(named) == LOCATIONS
+    assert sorted(named) == sorted(path.parent.name for path in (ROOT / "locations").glob("*/pyproject.toml"))
 
 
 @pytest.mark.parametrize("location", LOCATIONS)

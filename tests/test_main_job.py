@@ -82,21 +82,14 @@ def test_the_runs_went_through_queue_and_daemon(sample: Platform) -> None:
 
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_every_row_of_a_month_is_kept_or_quarantined(sample: Platform, partition: str) -> None:
-    month, service = partition.split("|")
-    expected = count_file(source_file(sample, partition))
-    where = f"service = '{service}' AND file_month = DATE '{month}'"
-    kept, total = sample.warehouse(f"SELECT count(*), sum(total_amount) FROM ingestion.raw.taxi_trips WHERE {where}")[0]
-    quarantined = sample.warehouse(f"SELECT count(*) FROM ingestion.raw.taxi_trips_quarantine WHERE {where}")[0][0]
-    assert (kept, quarantined) == (expected.kept, expected.quarantined)
-    assert total == pytest.approx(expected.total_amount)
+    sample.assert_accounted(source_file(sample, partition), partition)
 
 
 @pytest.mark.parametrize("service", ["green", "yellow"])
 def test_every_trip_counts_once_in_the_week_of_its_pickup(sample: Platform, service: str) -> None:
     files = [source_file(sample, partition) for partition in PARTITIONS if partition.endswith(service)]
     expected = trips_per_week(files)
-    found = sample.warehouse(f"SELECT week, trips FROM marts.trips_by_week WHERE service = '{service}' ORDER BY week")
-    assert [(date.fromisoformat(week), trips) for week, trips in found] == expected
+    assert sample.weeks(service) == expected
     # March's last day is in the week that ends in April, which no loaded month covers to its end.
     assert expected[-1][0] == date(2023, 3, 27)
 
@@ -170,8 +163,7 @@ def test_the_marts_follow_a_month_across_the_locations(sample: Platform) -> None
     sample.quiet()
     assert sample.materialized_at("marts/trips_by_week", [far_away])[far_away] == before[far_away]
     files = [source_file(sample, partition) for partition in PARTITIONS if partition.endswith("green")]
-    found = sample.warehouse("SELECT week, trips FROM marts.trips_by_week WHERE service = 'green' ORDER BY week")
-    assert [(date.fromisoformat(week), trips) for week, trips in found] == trips_per_week(files)
+    assert sample.weeks("green") == trips_per_week(files)
 
 
 def test_four_months_at_once_leave_exactly_the_right_rows(sample: Platform) -> None:

@@ -1,10 +1,9 @@
 """Real TLC months, served over HTTP, through the whole platform: schema drift, late trips, odd rows, re-uploads."""
 
-from datetime import date
 from pathlib import Path
 
 import pytest
-from counting import count_file, trips_per_week
+from counting import trips_per_week
 
 from conftest import Platform, wait_for
 
@@ -36,30 +35,18 @@ def loaded(real: Platform) -> Platform:
 
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_every_row_of_a_month_is_kept_or_quarantined(loaded: Platform, tlc_data: Path, partition: str) -> None:
-    month, service = partition.split("|")
-    expected = count_file(source_file(tlc_data, partition))
-    where = f"service = '{service}' AND file_month = DATE '{month}'"
-    kept, total = loaded.warehouse(f"SELECT count(*), sum(total_amount) FROM ingestion.raw.taxi_trips WHERE {where}")[0]
-    quarantined = loaded.warehouse(f"SELECT count(*) FROM ingestion.raw.taxi_trips_quarantine WHERE {where}")[0][0]
-    assert (kept, quarantined) == (expected.kept, expected.quarantined)
-    assert total == pytest.approx(expected.total_amount)
+    loaded.assert_accounted(source_file(tlc_data, partition), partition)
 
 
 @pytest.mark.parametrize("service", ["green", "yellow"])
 def test_the_weeks_follow_and_count_every_trip_once(loaded: Platform, tlc_data: Path, service: str) -> None:
     expected = trips_per_week([source_file(tlc_data, found) for found in PARTITIONS if found.endswith(service)])
 
-    def weeks() -> list[tuple[date, int]]:
-        found = loaded.warehouse(
-            f"SELECT week, trips FROM marts.trips_by_week WHERE service = '{service}' ORDER BY week"
-        )
-        return [(date.fromisoformat(week), trips) for week, trips in found]
-
     wait_for(
         lambda: loaded.materialized_at("marts/trips_by_week", [f"{service}|{expected[-1][0]}"]), "the last week", 180
     )
     loaded.quiet()
-    assert weeks() == expected
+    assert loaded.weeks(service) == expected
 
 
 def test_a_month_that_is_not_published_fails_with_a_clear_error_and_is_not_tried_again(loaded: Platform) -> None:

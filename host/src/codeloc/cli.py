@@ -112,10 +112,10 @@ def down(home: HomeOption = DEFAULT_HOME) -> None:
     Queued runs wait for the next start, runs under way are tried again then.
     """
     platform = _platform(home)
+    if not platform.supervisor.is_running() and not marked(platform.home):
+        console.print("The platform is down already.")
+        return
     with platform.exclusive():
-        if not platform.supervisor.is_running() and not marked(platform.home):
-            console.print("The platform is down already.")
-            return
         _say("stopping")
         platform.stop(_say)
     console.print("Stopped. [bold]./codeloc up[/bold] goes on where it was.")

@@ -71,10 +71,6 @@ mutation ($name: String!) { reloadRepositoryLocation(repositoryLocationName: $na
 } }
 """
 
-_TERMINATE = """
-mutation ($ids: [String!]!) { terminateRuns(runIds: $ids) { __typename } }
-"""
-
 
 @dataclass(frozen=True)
 class LocationStatus:
@@ -200,10 +196,6 @@ class Webserver:
             if sensor["sensorType"] in ("AUTOMATION", "AUTO_MATERIALIZE")
             and sensor["sensorState"]["status"] == "RUNNING"
         ]
-
-    def terminate(self, run_ids: list[str]) -> None:
-        """Ask runs to end."""
-        self.query(_TERMINATE, ids=run_ids)
 
 
 def _location_status(name: str, entry: dict[str, Any]) -> LocationStatus:

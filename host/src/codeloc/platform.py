@@ -50,13 +50,13 @@ class Platform:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Held while the platform is started or stopped, so that two commands don't do it at once."""
+        """Held while the platform is started, stopped or reloaded, so that two commands don't do it at once."""
         self.home.make()
         lock = filelock.FileLock(self.home.path / "codeloc.lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise CodelocError(f"another codeloc is starting or stopping the platform in {self.home.path}") from None
+            raise CodelocError(f"another codeloc command is at work on the platform in {self.home.path}") from None
         try:
             yield
         finally:

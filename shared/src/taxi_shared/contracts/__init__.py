@@ -71,6 +71,15 @@ class TableContract:
         )
 
     @property
+    def asset_metadata(self) -> dict[str, TableSchema | str]:
+        """What the UI shows of the table before it is ever materialized."""
+        return {
+            "dagster/column_schema": self.dagster_schema,
+            "dagster/table_name": f"{self.owner}.{self.table}",
+            "contract": f"{self.table} {self.version}",
+        }
+
+    @property
     def create_statements(self) -> tuple[str, ...]:
         """SQL that makes the table; `Warehouse.write` runs it where the table does not exist."""
         schema = self.table.split(".")[0]

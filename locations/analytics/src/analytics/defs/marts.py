@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, timedelta
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dagster import AssetDep, AssetExecutionContext, BackfillPolicy, MetadataValue, TableRecord, asset
 from taxi_shared.contracts import TableContract, contract
@@ -31,19 +31,11 @@ class Period:
     first_day: date
 
 
-def _table_metadata(table: TableContract) -> dict[str, Any]:
-    return {
-        "dagster/column_schema": table.dagster_schema,
-        "dagster/table_name": f"{table.owner}.{table.table}",
-        "contract": f"{table.table} {table.version}",
-    }
-
-
 @asset(
     key=TRIPS_BY_WEEK.asset_key,
     description=TRIPS_BY_WEEK.description,
     deps=[AssetDep(TRIPS.asset_key, partition_mapping=FILES_OF_WEEK)],
-    metadata=_table_metadata(TRIPS_BY_WEEK),
+    metadata=TRIPS_BY_WEEK.asset_metadata,
     group_name="marts",
     owners=OWNERS,
     kinds={"duckdb", "ducklake"},
@@ -62,7 +54,7 @@ def trips_by_week(context: AssetExecutionContext, warehouse: Warehouse) -> None:
     key=ZONE_HOURLY_DEMAND.asset_key,
     description=ZONE_HOURLY_DEMAND.description,
     deps=[AssetDep(TRIPS.asset_key, partition_mapping=FILES_OF_MONTH), ZONES.asset_key],
-    metadata=_table_metadata(ZONE_HOURLY_DEMAND),
+    metadata=ZONE_HOURLY_DEMAND.asset_metadata,
     group_name="marts",
     owners=OWNERS,
     kinds={"duckdb", "ducklake"},

@@ -1,5 +1,6 @@
 """The source's files as assets of the landing store: fetched over HTTP, checked, never half-written."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,7 @@ def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: Lan
 def taxi_zones_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
     """Shapes of the taxi zones (NYC Open Data), as published: LocationIDs stand twice or are missing."""
     check = csv_rows("OBJECTID", "the_geom", "zone", "LocationID", "borough")
-    with open_client() as client, faults_of_the_source():
-        download, fetched = landing.update(client, tlc.zones_url, "taxi_zones.csv", check)
-    return MaterializeResult(metadata=_metadata(download, fetched, landing.path("taxi_zones.csv")))
+    return _update(landing, tlc.zones_url, "taxi_zones.csv", check)
 
 
 @asset(
@@ -79,9 +78,13 @@ def taxi_zones_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[
 def taxi_zone_lookup_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
     """Names and boroughs of all 265 taxi zones, as TLC publishes them."""
     check = csv_rows("LocationID", "Borough", "Zone", "service_zone")
+    return _update(landing, tlc.zone_lookup, "taxi_zone_lookup.csv", check)
+
+
+def _update(landing: LandingStore, url: str, name: str, count_rows: Callable[[Path], int]) -> MaterializeResult[None]:
     with open_client() as client, faults_of_the_source():
-        download, fetched = landing.update(client, tlc.zone_lookup, "taxi_zone_lookup.csv", check)
-    return MaterializeResult(metadata=_metadata(download, fetched, landing.path("taxi_zone_lookup.csv")))
+        download, fetched = landing.update(client, url, name, count_rows)
+    return MaterializeResult(metadata=_metadata(download, fetched, landing.path(name)))
 
 
 def _metadata(download: Download, fetched: bool, file: Path) -> dict[str, Any]:

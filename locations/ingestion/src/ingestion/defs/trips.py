@@ -42,11 +42,7 @@ def _spec(table: TableContract) -> AssetSpec:
         group_name="raw",
         owners=OWNERS,
         kinds={"duckdb", "ducklake"},
-        metadata={
-            "dagster/column_schema": table.dagster_schema,
-            "dagster/table_name": f"{table.owner}.{table.table}",
-            "contract": f"{table.table} {table.version}",
-        },
+        metadata=table.asset_metadata,
         partitions_def=FILE_MONTHS,
     )
 

@@ -21,11 +21,7 @@ ZONE_COUNT = 265
     group_name="raw",
     owners=OWNERS,
     kinds={"duckdb", "ducklake"},
-    metadata={
-        "dagster/column_schema": ZONES.dagster_schema,
-        "dagster/table_name": f"{ZONES.owner}.{ZONES.table}",
-        "contract": f"{ZONES.table} {ZONES.version}",
-    },
+    metadata=ZONES.asset_metadata,
 )
 def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult[None]:
     """All 265 TLC taxi zones, one row each, with their shapes.
