@@ -30,6 +30,8 @@ def source_file(tlc_data: Path, partition: str) -> Path:
 def loaded(real: Platform) -> Platform:
     runs = [real.launch("zone_update_job"), *(real.launch_month(partition) for partition in PARTITIONS)]
     assert [real.finished(run) for run in runs] == ["SUCCESS"] * len(runs)
+    # Analytics' lake, through which the tests ask, is there once the first mart is.
+    wait_for(lambda: real.materialized_at("marts/zone_hourly_demand", PARTITIONS), "the marts to follow", 180)
     return real
 
 

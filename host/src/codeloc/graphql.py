@@ -20,7 +20,7 @@ _LOCATIONS = """
 } } } }
 """
 
-_DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"
+_DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy lastHeartbeatTime } } } }"
 
 _LAUNCH = """
 mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
@@ -132,10 +132,14 @@ class Webserver:
         """Have the location's code server load its code anew."""
         return _location_status(location, self.query(_RELOAD, name=location)["reloadRepositoryLocation"])
 
-    def unhealthy_daemons(self) -> list[str]:
-        """Daemons that should run and do not."""
+    def unhealthy_daemons(self, since: float = 0) -> list[str]:
+        """Daemons that should run and do not, or were not heard of `since` (seconds since 1970)."""
         statuses = self.query(_DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
-        return [status["daemonType"] for status in statuses if status["required"] and not status["healthy"]]
+        return [
+            status["daemonType"]
+            for status in statuses
+            if status["required"] and not (status["healthy"] and status["lastHeartbeatTime"] >= since)
+        ]
 
     def launch(self, location: str, job: str, tags: dict[str, str]) -> str:
         """Put a run into the queue; returns its id."""

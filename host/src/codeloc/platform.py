@@ -121,7 +121,9 @@ class Platform:
         self._wait_for_webserver(names)
         self._wait_for_locations()
         # Last: it gives up on the retry of a run whose location does not answer.
+        started = time.time()
         self.supervisor.start_program("daemon")
+        self._wait_for_daemon(started)
 
     def _choose_ports(self, port: int | None, say: Say) -> None:
         # The address stays the same from start to start unless somebody asks for another one.
@@ -308,6 +310,13 @@ class Platform:
             return None if self.webserver.answers() else f"end of its log:\n{self.supervisor.log_end('webserver')}"
 
         wait_until(answers, 120, "the webserver does not answer")
+
+    def _wait_for_daemon(self, started: float) -> None:
+        def heard_of() -> str | None:
+            self.supervisor.require(["daemon"])
+            return ", ".join(self.webserver.unhealthy_daemons(started)) or None
+
+        wait_until(heard_of, 90, "the daemon is not well")
 
     def _wait_for_locations(self) -> None:
         def ready() -> str | None:
