@@ -245,7 +245,7 @@ class Platform:
         for process in psutil.process_iter():
             try:
                 alive = process.status() != psutil.STATUS_ZOMBIE
-                if alive and process.environ().get("CODELOC_HOME") == str(self.home):
+                if alive and process.environ().get("CODELOC_STARTED_FOR") == str(self.home):
                     found.append(process)
             except psutil.Error:
                 continue

@@ -77,11 +77,24 @@ def test_it_starts_from_nothing_and_makes_nothing_twice(running: Clone) -> None:
     assert "making the environment" not in again.stdout + again.stderr
 
 
-def test_everything_it_writes_lies_under_var_or_in_the_environments(running: Clone) -> None:
-    listed = {path.name for path in running.root.iterdir()} - {path.name for path in ROOT.iterdir()}
-    assert listed <= {"var", ".venv"}
-    secrets = running.home / "secrets.json"
-    assert oct(secrets.stat().st_mode & 0o777) == "0o600"
+def test_everything_it_writes_in_the_repository_lies_under_var_or_in_the_environments(running: Clone) -> None:
+    committed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    allowed = {"var", ".venv", "__pycache__"}
+    written = {
+        str(path.relative_to(running.root))
+        for path in running.root.rglob("*")
+        if path.is_file() and not allowed & set(path.relative_to(running.root).parts)
+    }
+    assert written <= set(committed.stdout.splitlines())
+
+
+def test_what_it_writes_is_closed_to_other_users(running: Clone) -> None:
+    # Root's Postgres runs as another user, who must pass through.
+    assert running.home.stat().st_mode & 0o777 in (0o700, 0o701)
+    for file in (running.home / "secrets.json", *(running.home / "tmp").glob("*.env")):
+        assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_edited_code_is_served_after_a_reload_and_the_other_location_notices_nothing(running: Clone) -> None:

@@ -228,6 +228,16 @@ def test_an_existing_server_takes_the_place_of_the_embedded_one(
 
     started = up(existing_server)
     assert started.returncode == 0, started.stderr
+    other = subprocess.run(
+        [CODELOC, "up", "--empty", "--home", str(platform.home.with_name("other"))],
+        capture_output=True,
+        text=True,
+        env=environment() | existing_server,
+        check=False,
+        timeout=120,
+    )
+    assert other.returncode == 1
+    assert f"belongs to {socket.gethostname()}:{platform.home}" in other.stderr
     assert "postgres" not in platform.supervisorctl("status")
     assert platform.finished(platform.launch("zone_update_job")) == "SUCCESS"
 

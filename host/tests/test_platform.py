@@ -86,12 +86,14 @@ def test_the_supervisors_configuration_carries_any_value(tmp_path: Path) -> None
         log = home.logs / "echo.log"
         wait_until(lambda: None if log.exists() and log.read_text().strip() else "no output", 20, "no output")
         assert json.loads(log.read_text().splitlines()[0]) == [value, value]
+        for file in (home.supervisor_config, home.path / "tmp" / "echo.env"):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
     finally:
         pid = supervisor.shut_down()
         wait_until(lambda: "alive" if is_alive(pid) else None, 20, "the supervisor runs on")
 
 
-def test_only_its_owner_can_read_the_supervisors_configuration(tmp_path: Path) -> None:
+def test_a_program_is_stopped_with_its_signal_and_runs_as_its_user(tmp_path: Path) -> None:
     parsed = configparser.RawConfigParser()
     parsed.read_string(_config(Home(tmp_path), [Program("one", ["true"], {}, stop_signal="INT", user="nobody")]))
     assert parsed["unix_http_server"]["chmod"] == "0700"

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -183,3 +184,88 @@ def test_the_files_can_live_on_s3(tmp_path: Path, s3: str) -> None:
         files = connection.execute("SELECT data_file FROM ducklake_list_files('one', 't', schema => 's')").fetchall()
     assert files
     assert all(file.startswith("s3://lakes/production/one/") for (file,) in files)
+
+
+# -- tables and their contracts -------------------------------------------------------------------
+
+
+def test_a_column_added_to_the_contract_is_added_to_the_table(tmp_path: Path) -> None:
+    replace_month(tmp_path, 1, 10)
+    wider = replace(TABLE, columns=(*TABLE.columns, Column("note", "VARCHAR", "", False)))
+    with lake_of(tmp_path).write(wider) as connection:
+        connection.execute("INSERT INTO s.t VALUES (2, 1, 'new')")
+    with lake_of(tmp_path).read() as connection:
+        assert connection.execute("SELECT month, note, count(*) FROM s.t GROUP BY ALL ORDER BY ALL").fetchall() == [
+            (1, None, 10),
+            (2, "new", 1),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ((Column("month", "BIGINT", "", True), TABLE.columns[1]), "month would change from INTEGER to BIGINT"),
+        (TABLE.columns[:1], "n would be dropped"),
+        ((*TABLE.columns, Column("note", "VARCHAR", "", True)), "note would become NOT NULL"),
+    ],
+)
+def test_another_change_of_the_contract_is_refused_and_the_table_stays(
+    tmp_path: Path, columns: tuple[Column, ...], told: str
+) -> None:
+    replace_month(tmp_path, 1, 10)
+    with (
+        pytest.raises(WarehouseError, match=told),
+        lake_of(tmp_path).write(replace(TABLE, columns=columns)),
+    ):
+        pytest.fail("wrote a table that does not fit its contract")
+    assert rows(lake_of(tmp_path)) == [(1, 10)]
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_a_lake_can_be_moved_with_its_files(tmp_path: Path) -> None:
+    replace_month(tmp_path / "old", 1, 10)
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert rows(lake_of(tmp_path / "new")) == [(1, 10)]
+    replace_month(tmp_path / "new", 1, 11)
+    other = lake_of(tmp_path / "new", "two", reads=("one",))
+    with other.write(table("m.copy")) as connection:
+        connection.execute("INSERT INTO m.copy FROM one.s.t")
+    assert rows(other, "m.copy") == [(1, 11)]
+
+
+def sort_more_than_fits(folder: Path, spill: Path) -> None:
+    warehouse = lake_of(folder)
+    small = Warehouse(
+        lake="one",
+        catalog=warehouse.catalog,
+        data_root=warehouse.data_root,
+        memory_limit="60MB",
+        temp_directory=str(spill),
+    )
+    with small.read() as connection:
+        connection.execute("SET preserve_insertion_order = false")
+        (checked,) = connection.execute(
+            "SELECT bool_and(r >= p) FROM (SELECT r, lag(r, 1, '') OVER () AS p FROM"
+            " (SELECT md5(range::VARCHAR) AS r FROM range(3000000) ORDER BY r))"
+        ).fetchone() or (False,)
+    assert checked
+
+
+def test_two_processes_that_spill_at_once_do_not_touch_each_others_files(tmp_path: Path) -> None:
+    replace_month(tmp_path, 1, 10)
+    (tmp_path / "spill").mkdir()
+    jobs = [PROCESSES.Process(target=sort_more_than_fits, args=(tmp_path, tmp_path / "spill")) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(120)
+    assert [job.exitcode for job in jobs] == [0, 0]
+    assert list((tmp_path / "spill").iterdir()) == []
+
+
+def test_a_password_is_masked_however_it_is_quoted() -> None:
+    warehouse = Warehouse(lake="one", catalog="host=/nonexistent", data_root="/nonexistent")
+    shown = warehouse._without_password(RuntimeError(r"dsn: user=a password='hun\'ter 2' port=1 password=hunter2 x"))
+    assert shown == "dsn: user=a password=*** port=1 password=*** x"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import psycopg2
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +27,6 @@ from codeloc.errors import CodelocError
 from codeloc.home import ROOT, Home
 from codeloc.platform import Platform, default_signals, marked
 from codeloc.seeding import Loaded, fill
-from codeloc.settings import load_settings
 from codeloc.workspace import location_named
 
 app = typer.Typer(
@@ -57,6 +57,12 @@ def main() -> None:
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except psycopg2.Error as error:
+        errors.print(f"[red]codeloc:[/red] Postgres: {escape(str(error).strip())}", soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:  # a folder that cannot be written, a full disk: the text names it
+        errors.print(f"[red]codeloc:[/red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
     except Exception as error:
         # click's own exceptions know how to show themselves.
         show = getattr(error, "show", None)
@@ -88,21 +94,28 @@ def up(
     Postgres, a code server per location, the webserver and the daemon run on in the background until
     [bold]./codeloc down[/bold]. Ctrl-C while it starts stops everything again.
     """
-    platform = _platform(home)
-    with platform.exclusive():
-        if platform.supervisor.is_running():
-            _refuse_changes(platform, source, port)
-            console.print("The platform is up already.")
-            loaded = None if empty else _fill(platform)
-        else:
-            try:
-                platform.start(source, port, _say)
-                loaded = None if empty else _fill(platform)
-            except KeyboardInterrupt:
+    platform = Platform(_home(home))
+    started = not platform.supervisor.is_running()
+    if started:
+        broken = platform.start(source, port, _say)
+    else:
+        _refuse_changes(platform, source, port)
+        console.print("The platform is up already.")
+        broken = platform.broken_locations()
+    loaded = None
+    if broken:
+        errors.print("\n".join(f"[red]codeloc:[/red] {escape(problem)}" for problem in broken), soft_wrap=True)
+        errors.print("The other locations work without it. Mend it, then ./codeloc reload NAME, then up again.")
+    elif not empty:
+        try:
+            loaded = _fill(platform)
+        except KeyboardInterrupt:
+            if started:
                 _say("interrupted: stopping what was started")
                 platform.stop(_say)
-                raise
+            raise
     _summary(platform, loaded)
+    raise typer.Exit(1 if broken else 0)
 
 
 @app.command(epilog="Example: ./codeloc down")
@@ -111,13 +124,12 @@ def down(home: HomeOption = DEFAULT_HOME) -> None:
 
     Queued runs wait for the next start, runs under way are tried again then.
     """
-    platform = _platform(home)
+    platform = Platform(_home(home))
     if not platform.supervisor.is_running() and not marked(platform.home):
         console.print("The platform is down already.")
         return
-    with platform.exclusive():
-        _say("stopping")
-        platform.stop(_say)
+    _say("stopping")
+    platform.stop(_say)
     console.print("Stopped. [bold]./codeloc up[/bold] goes on where it was.")
 
 
@@ -127,7 +139,7 @@ def status(home: HomeOption = DEFAULT_HOME) -> None:
 
     Exits with 0 when all is well, 3 when the platform is down, 1 when a part of it is not well.
     """
-    platform = _platform(home)
+    platform = Platform(_home(home))
     if not platform.supervisor.is_running():
         console.print(f"The platform in {platform.home.path} is down. [bold]./codeloc up[/bold] starts it.")
         raise typer.Exit(3)
@@ -183,11 +195,11 @@ def reload(
 
     The code is loaded beside the running one first: if that fails, the running one goes on.
     """
-    platform = _platform(home)
+    platform = Platform(_home(home))
     chosen = location_named(location)
     if not platform.supervisor.is_running():
         raise CodelocError("the platform is down: ./codeloc up starts it with the code as it is now")
-    with _progress() as progress, platform.exclusive():
+    with _progress() as progress:
         progress(f"loading {location} beside the running one", 0, 0)
         seconds = platform.reload(chosen, _say)
     console.print(f"[green]{location} serves its new code[/green] ({seconds:.1f} s). {platform.webserver.url}")
@@ -240,17 +252,13 @@ def _home(path: Path) -> Home:
     return Home(path.expanduser().resolve())
 
 
-def _platform(path: Path) -> Platform:
-    return Platform(_home(path), load_settings())
-
-
 def _say(line: str) -> None:
     console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(line)}", soft_wrap=True)
 
 
 def _fill(platform: Platform) -> Loaded:
     with _progress() as progress:
-        return fill(platform.webserver, platform.locations, progress)
+        return fill(platform.webserver, platform.base_url, platform.supervisor.require_all, progress)
 
 
 @contextmanager
@@ -299,7 +307,8 @@ def _summary(platform: Platform, loaded: Loaded | None) -> None:
             table.add_row(month[:7], service, f"{rows:,}")
         console.print(table)
         made_up = " (made up)" if platform.state.source == seed.SAMPLE else ""
-        console.print(f"{sum(loaded.rows.values()):,} trips{made_up} loaded, {loaded.seconds:.0f} s.\n")
+        how = f"loaded by {loaded.runs} runs in {loaded.seconds:.0f} s" if loaded.runs else "were there already"
+        console.print(f"{sum(loaded.rows.values()):,} trips{made_up} {how}.\n")
     console.print(f"[bold]UI[/bold]      {platform.webserver.url}")
     console.print(
         f"[bold]Look[/bold]    {platform.webserver.url}/asset-groups   ./codeloc status   ./codeloc logs -f",

@@ -15,6 +15,7 @@ from codeloc.errors import CodelocError
 from codeloc.home import Home
 from codeloc.platform import TOOLS, Platform, is_free, marked, taken_by
 from codeloc.settings import load_settings
+from codeloc.workspace import locations
 
 _NEEDED_BYTES = 5 * 1024**3
 
@@ -33,19 +34,24 @@ def examine(home: Home) -> Iterator[Finding]:
     """Look at everything `up` needs; each finding as it is made."""
     yield Finding("Python", f"{sys.version.split()[0]} at {sys.executable}")
     yield _attempt("uv", lambda: str(find_uv(TOOLS, lambda _: None)), UV_HELP)
-    free = shutil.disk_usage(home.path if home.path.exists() else home.path.parent).free
+    existing = next(folder for folder in (home.path, *home.path.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     yield Finding(
         "disk",
         f"{free / 1024**3:.0f} GiB free",
         "" if free > _NEEDED_BYTES else "free some: at least 5 GiB are needed",
     )
-    try:
-        settings = load_settings()
-        platform = Platform(home, settings)
-    except CodelocError as error:
-        yield Finding("settings", "wrong", str(error))
-        return
-    yield Finding("settings", "complete")
+    looks: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("settings", load_settings),
+        ("workspace.yaml", locations),
+        (f"home folder {home.path}", lambda: Platform(home)),
+    )
+    for subject, look in looks:
+        finding = _attempt(subject, lambda look=look: "right" if look() else "", "")  # type: ignore[misc]
+        yield finding
+        if finding.fix:
+            return
+    platform = Platform(home)
     for location in platform.locations:
         current = is_current(location.folder)
         yield Finding(
@@ -65,7 +71,7 @@ def examine(home: Home) -> Iterator[Finding]:
             "./codeloc down ends them" if left else "",
             fatal=False,
         )
-        port = settings.webserver_port
+        port = platform.wanted_port()
         free_port = is_free(port)
         yield Finding(
             f"port {port}",
@@ -124,4 +130,4 @@ def _attempt(subject: str, look: Callable[[], str], fix: str) -> Finding:
     try:
         return Finding(subject, look())
     except (CodelocError, EnvironmentFailedError) as error:
-        return Finding(subject, str(error), fix)
+        return Finding(subject, "wrong" if not fix else str(error), fix or str(error))

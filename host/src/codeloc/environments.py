@@ -74,8 +74,10 @@ def make_environment(package: Path, tools: Path, say: Callable[[str], None]) -> 
         "--python",
         _python(),
     ]
-    # A virtual environment that happens to be active is not the one to fill.
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    # An environment that happens to be active, or is set for another project, is not the one to fill.
+    others = {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT"}
+    environment = {name: value for name, value in os.environ.items() if name not in others}
+    _stamp_file(package).unlink(missing_ok=True)
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise EnvironmentFailedError(

@@ -54,7 +54,9 @@ _ASSETS = """
 _PARTITIONS = """
 query ($key: AssetKeyInput!, $partitions: [String!]) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
     assetMaterializations(partitions: $partitions) {
-        partition timestamp metadataEntries { label ... on IntMetadataEntry { intValue } }
+        partition metadataEntries {
+            label ... on IntMetadataEntry { intValue } ... on UrlMetadataEntry { url }
+        }
     } } } }
 """
 
@@ -79,6 +81,11 @@ class LocationStatus:
     name: str
     loaded: bool
     error: str | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether its code does not load, rather than its server not answering yet."""
+        return self.error is not None and "DagsterUserCodeUnreachableError" not in self.error
 
 
 @dataclass(frozen=True)
@@ -181,14 +188,21 @@ class Webserver:
             for node in self.query(_ASSETS)["assetNodes"]
         ]
 
-    def partition_rows(self, key: str, partitions: list[str]) -> dict[str, int]:
-        """Rows of the newest materialization of each partition that is there."""
+    def newest(self, key: str, partitions: list[str] | None) -> dict[str | None, dict[str, Any]]:
+        """Numbers and addresses in the metadata of the newest materialization of each partition, by label.
+
+        Parameters
+        ----------
+        partitions
+            Those asked for; None for an asset without partitions, whose entry has the key None.
+        """
         node = self.query(_PARTITIONS, key={"path": key.split("/")}, partitions=partitions)["assetNodeOrError"]
-        rows: dict[str, int] = {}
+        found: dict[str | None, dict[str, Any]] = {}
         for event in node.get("assetMaterializations", []):  # newest first
-            entries = {entry["label"]: entry.get("intValue") for entry in event["metadataEntries"]}
-            rows.setdefault(event["partition"], entries.get("dagster/partition_row_count") or 0)
-        return rows
+            entries = event["metadataEntries"]
+            values = {entry["label"]: entry.get("intValue", entry.get("url")) for entry in entries}
+            found.setdefault(event["partition"], values)
+        return found
 
     def automation_sensors(self, location: str) -> list[dict[str, Any]]:
         """Running automation sensors of a location, each with its last tick."""

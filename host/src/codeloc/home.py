@@ -6,6 +6,8 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from codeloc.errors import CodelocError
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -42,7 +44,7 @@ class Home:
 
     @property
     def supervisor_config(self) -> Path:
-        """What the supervisor runs; holds passwords, so only its owner can read it."""
+        """What the supervisor runs."""
         return self.path / "supervisor.conf"
 
     @property
@@ -50,15 +52,20 @@ class Home:
         """Where the supervisor is spoken to."""
         return self.path / "supervisor.sock"
 
+    @property
+    def spill(self) -> Path:
+        """Where DuckDB puts what does not fit into memory."""
+        return self.path / "spill"
+
     def location_files(self, location: str) -> Path:
         """Files that one location keeps outside the warehouse."""
         return self.path / "files" / location
 
     def make(self) -> None:
-        """Create the folder, closed to other users."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for folder in (self.logs, self.dagster, self.path / "tmp"):
-            folder.mkdir(exist_ok=True)
+        """Create the folder and what is always in it, closed to other users."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.logs, self.dagster, self.spill, self.path / "tmp"):
+            folder.mkdir(mode=0o700, exist_ok=True)
 
 
 @dataclass
@@ -66,6 +73,8 @@ class State:
     """What a platform remembers between starts: its source and the ports it was given."""
 
     source: str = ""
+    # Where the months in the warehouse were last loaded from by `up`; empty before the first time.
+    filled_from: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     dagster_version: str = ""
 
@@ -76,6 +85,10 @@ class State:
             return cls(**json.loads(_state_file(home).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return cls()
+        except (ValueError, TypeError):
+            raise CodelocError(
+                f"{_state_file(home)} is damaged: remove it, and ports and source are chosen anew"
+            ) from None
 
     def save(self, home: Home) -> None:
         """Remember this, whole or not at all."""
@@ -91,7 +104,13 @@ def passwords(home: Home, roles: list[str], given: dict[str, str]) -> dict[str, 
         Passwords from settings, by role; they are not written down.
     """
     file = home.path / "secrets.json"
-    kept: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        kept: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError:
+        raise CodelocError(
+            f"{file} is damaged. It holds the passwords of the database: restore it from a backup, or remove"
+            f" {home.path} to start from nothing"
+        ) from None
     missing = [role for role in roles if role not in kept and role not in given]
     if missing:
         kept |= {role: secrets.token_urlsafe(24) for role in missing}

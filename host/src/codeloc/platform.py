@@ -1,6 +1,7 @@
 """The platform on this machine: what it consists of, and how it is started, stopped and looked at."""
 
 import contextlib
+import os
 import re
 import signal
 import socket
@@ -9,6 +10,8 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import filelock
@@ -21,12 +24,12 @@ from codeloc.errors import CodelocError
 from codeloc.graphql import LocationStatus, Webserver
 from codeloc.home import ROOT, Home, State, passwords
 from codeloc.instance import prepare_instance, render_dagster_yaml
-from codeloc.settings import Settings, database_passwords, inherited_environment
+from codeloc.settings import Settings, database_passwords, inherited_environment, load_settings
 from codeloc.supervision import Program, Supervisor
 from codeloc.workspace import Location, locations
 
 # Every process of a platform carries it, run workers too, so that none can be missed or mistaken.
-MARK = "CODELOC_HOME"
+MARK = "CODELOC_STARTED_FOR"
 TOOLS = ROOT / "var" / "tools"
 HOST_PYTHON = ROOT / "host" / ".venv" / "bin" / "python"
 
@@ -36,14 +39,24 @@ Say = Callable[[str], None]
 class Platform:
     """One platform: one home folder, one supervisor, one Postgres, every location of the workspace."""
 
-    def __init__(self, home: Home, settings: Settings) -> None:
+    def __init__(self, home: Home) -> None:
         self.home = home
-        self.settings = settings
-        self.locations = locations()
         self.supervisor = Supervisor(home)
         self.state = State.load(home)
 
-    @property
+    # Read when they are needed: a mistake in .env or workspace.yaml must not keep `down` from stopping.
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, checked."""
+        return load_settings()
+
+    @cached_property
+    def locations(self) -> list[Location]:
+        """The locations of workspace.yaml."""
+        return locations()
+
+    @cached_property
     def webserver(self) -> Webserver:
         """The webserver, at the port this platform was given."""
         return Webserver(self.state.ports["webserver"])
@@ -52,20 +65,23 @@ class Platform:
     def exclusive(self) -> Iterator[None]:
         """Held while the platform is started, stopped or reloaded, so that two commands don't do it at once."""
         self.home.make()
-        lock = filelock.FileLock(self.home.path / "codeloc.lock")
+        lock, note = filelock.FileLock(self.home.path / "codeloc.lock"), self.home.path / "codeloc.pid"
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise CodelocError(f"another codeloc command is at work on the platform in {self.home.path}") from None
+            raise CodelocError(
+                f"another codeloc command (pid {_content(note)}) is at work on the platform in {self.home.path}"
+            ) from None
         try:
+            note.write_text(str(os.getpid()), encoding="ascii")
             yield
         finally:
             lock.release()
 
     # -- starting ---------------------------------------------------------------------------------
 
-    def start(self, source: str | None, port: int | None, say: Say) -> None:
-        """Start everything and return once webserver, daemon and every location are ready.
+    def start(self, source: str | None, port: int | None, say: Say) -> list[str]:
+        """Start everything and return once webserver, daemon and locations are ready.
 
         Parameters
         ----------
@@ -74,18 +90,27 @@ class Platform:
         port
             The webserver's port; None: the setting's, or a free one if that is taken.
 
+        Returns
+        -------
+        list of str
+            What is wrong with each location that did not load; the others work without it.
+
         Raises
         ------
         CodelocError
-            Something did not come up; whatever had been started is stopped again.
+            Something else did not come up; whatever had been started is stopped again.
         """
-        try:
-            self._start(source, port, say)
-        except Exception:
-            self.stop(say)
-            raise
+        self.settings, self.locations  # noqa: B018  (a mistake in either is told before anything is written)
+        with self.exclusive():
+            try:
+                return self._start(source, port, say)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    say("interrupted: stopping what was started")
+                self._stop(say)
+                raise
 
-    def _start(self, source: str | None, port: int | None, say: Say) -> None:
+    def _start(self, source: str | None, port: int | None, say: Say) -> list[str]:
         self._end_leftovers(say)
         for location in self.locations:
             sync(location.folder, say)
@@ -105,7 +130,8 @@ class Platform:
             say("starting Postgres")
             self.supervisor.start_program("postgres")
         self._wait_for_postgres(server)
-        postgres.provision(server, [location.name for location in self.locations], secrets)
+        owner = None if self.settings.postgres_host is None else f"{socket.gethostname()}:{self.home.path}"
+        postgres.provision(server, [location.name for location in self.locations], secrets, owner)
         prepare_instance(
             self.home,
             server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER]),
@@ -119,17 +145,15 @@ class Platform:
         for name in names:
             self.supervisor.start_program(name)
         self._wait_for_webserver(names)
-        self._wait_for_locations()
+        broken = self._wait_for_locations()
         # Last: it gives up on the retry of a run whose location does not answer.
         started = time.time()
         self.supervisor.start_program("daemon")
         self._wait_for_daemon(started)
+        return broken
 
     def _choose_ports(self, port: int | None, say: Say) -> None:
-        # The address stays the same from start to start unless somebody asks for another one.
-        set_now = "webserver_port" in self.settings.model_fields_set
-        kept_port = None if set_now else self.state.ports.get("webserver")
-        wanted = port or kept_port or self.settings.webserver_port
+        wanted = port or self.wanted_port()
         if port is not None and not is_free(port):
             raise CodelocError(f"port {port} is taken{taken_by(port)}: choose another with --port")
         kept = self.state.ports
@@ -145,6 +169,12 @@ class Platform:
             say(f"port {wanted} is taken{taken_by(wanted)}: the UI gets {self.state.ports['webserver']}")
         for name in ("postgres", "files", *(location.name for location in self.locations)):
             choose(name, kept.get(name, 0))
+
+    def wanted_port(self) -> int:
+        """The UI's port: it stays the same from start to start unless the setting asks for another one."""
+        set_now = "webserver_port" in self.settings.model_fields_set
+        kept = None if set_now else self.state.ports.get("webserver")
+        return kept or self.settings.webserver_port
 
     def _roles(self) -> list[str]:
         return [
@@ -214,24 +244,21 @@ class Platform:
     def location_environment(
         self, location: Location, server: postgres.Server, secrets: dict[str, str]
     ) -> dict[str, str]:
-        """What only this location's processes get: its own lake's role, its own files, the source."""
+        """What a location's processes get besides: its own lake's role, its own files, the source."""
         files = self.home.location_files(location.name)
         files.mkdir(parents=True, exist_ok=True)
-        zones = str(self.settings.taxi_zones_url) if self.settings.taxi_zones_url else None
         return {
             "WAREHOUSE_CATALOG": server.connection_string(postgres.WAREHOUSE, location.name, secrets[location.name]),
             "WAREHOUSE_DATA": self.settings.warehouse_data or str(self.home.lakes),
             "WAREHOUSE_THREADS": str(self.settings.warehouse_threads),
             "WAREHOUSE_MEMORY_LIMIT": self.settings.warehouse_memory_limit,
-            "WAREHOUSE_TEMP": str(self.home.path / "tmp"),
+            "WAREHOUSE_TEMP": str(self.home.spill),
             "WAREHOUSE_S3_ENDPOINT": self.settings.warehouse_s3_endpoint,
             "WAREHOUSE_S3_REGION": self.settings.warehouse_s3_region,
             "WAREHOUSE_S3_ACCESS_KEY_ID": self.settings.warehouse_s3_access_key_id,
             "WAREHOUSE_S3_SECRET_ACCESS_KEY": self.settings.warehouse_s3_secret_access_key.get_secret_value(),
             "LANDING_DIR": str(files),
-            **seed.source_environment(
-                self.state.source, f"http://127.0.0.1:{self.state.ports['files']}/{seed.SAMPLE}", zones
-            ),
+            **self._source_environment(),
         }
 
     def _make_sample(self, say: Say) -> None:
@@ -258,16 +285,20 @@ class Platform:
         CodelocError
             The new code does not load; the running code goes on.
         """
+        if location.name not in (process.name for process in self.supervisor.processes()):
+            raise CodelocError(f"{location.name} was not there when the platform was started: ./codeloc down, then up")
         started = time.monotonic()
+        with self.exclusive():
+            self._reload(location, say)
+        return time.monotonic() - started
+
+    def _reload(self, location: Location, say: Say) -> None:
         sync(location.folder, say)
-        secrets = passwords(self.home, self._roles(), self._given_passwords())
-        programs = self._programs(self._server(secrets), secrets)
-        own = next(program.environment for program in programs if program.name == location.name)
         # A reload of code that does not load would lose the definitions that are being served.
         try:
             checked = subprocess.run(
                 [str(location.python.with_name("dg")), "check", "defs"],
-                env=inherited_environment() | own | {"VIRTUAL_ENV": str(location.folder / ".venv")},
+                env=inherited_environment() | {"VIRTUAL_ENV": str(location.folder / ".venv")},
                 cwd=location.folder,
                 capture_output=True,
                 text=True,
@@ -283,7 +314,6 @@ class Platform:
         status = self.webserver.reload(location.name)
         if not status.loaded:
             raise CodelocError(self._explain(status))
-        return time.monotonic() - started
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -318,16 +348,38 @@ class Platform:
 
         wait_until(heard_of, 90, "the daemon is not well")
 
-    def _wait_for_locations(self) -> None:
-        def ready() -> str | None:
-            waiting = [status.name for status in self.webserver.locations() if not status.loaded]
-            return f"waiting for {', '.join(waiting)}" if waiting else None
+    def _wait_for_locations(self) -> list[str]:
+        """What is wrong with the locations that do not load, once each has loaded or failed."""
+        expected = {location.name for location in self.locations}
 
-        try:
-            wait_until(ready, 90, "not every location was loaded")
-        except CodelocError:
-            broken = [status for status in self.webserver.locations() if not status.loaded]
-            raise CodelocError("\n".join(self._explain(status) for status in broken)) from None
+        def waiting() -> str | None:
+            statuses = self.webserver.locations()
+            settled = {status.name for status in statuses if status.loaded or status.failed}
+            return ", ".join(expected - settled) or None
+
+        with contextlib.suppress(CodelocError):
+            wait_until(waiting, 90, "not every location was loaded")
+        statuses = {status.name: status for status in self.webserver.locations()}
+        missing = LocationStatus("", loaded=False, error=None)
+        return [
+            self._explain(replace(statuses.get(name, missing), name=name))
+            for name in sorted(expected)
+            if not statuses.get(name, missing).loaded
+        ]
+
+    def broken_locations(self) -> list[str]:
+        """What is wrong with each location that does not load now."""
+        return [self._explain(status) for status in self.webserver.locations() if not status.loaded]
+
+    @property
+    def base_url(self) -> str:
+        """Address that ingestion's files come from."""
+        return self._source_environment()["TLC_BASE_URL"]
+
+    def _source_environment(self) -> dict[str, str]:
+        zones = str(self.settings.taxi_zones_url) if self.settings.taxi_zones_url else None
+        sample = f"http://127.0.0.1:{self.state.ports['files']}/{seed.SAMPLE}"
+        return seed.source_environment(self.state.source, sample, zones)
 
     def _explain(self, status: LocationStatus) -> str:
         reason = status.error or f"end of its log:\n{self.supervisor.log_end(status.name)}"
@@ -337,6 +389,10 @@ class Platform:
 
     def stop(self, say: Say) -> None:
         """Stop everything and leave nothing behind; a run under way is cut off and tried again at the next start."""
+        with self.exclusive():
+            self._stop(say)
+
+    def _stop(self, say: Say) -> None:
         if self.supervisor.is_running():
             # The daemon first, so that it starts no further run.
             self._stop_programs(["daemon", "webserver"])
@@ -346,7 +402,7 @@ class Platform:
                 # Killed, not terminated: a run that is told to end counts as failed for good, one
                 # whose process died is tried again. The warehouse is safe either way.
                 end(workers, patience=0)
-            self._stop_programs([location.name for location in self.locations])
+            self._stop_programs([found.name for found in self.supervisor.processes() if found.name != "postgres"])
             # Postgres last, so that all others could say goodbye.
             pid = self.supervisor.shut_down()
             wait_until(lambda: str(pid) if is_alive(pid) else None, 120, "the supervisor does not end")
@@ -460,6 +516,13 @@ def default_signals() -> None:
 
 def _as_interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _content(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except OSError:
+        return "unknown"
 
 
 def _plain_end(output: str) -> str:

@@ -26,6 +26,7 @@ from codeloc.home import Home, write_private
 DAGSTER = "dagster"
 WAREHOUSE = "warehouse"
 READER = "reader"
+_OURS = "codeloc platform "
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,36 @@ class Server:
             connection.close()
 
 
-def provision(server: Server, locations: list[str], passwords: dict[str, str]) -> None:
+def provision(server: Server, locations: list[str], passwords: dict[str, str], owner: str | None) -> None:
     """Create or mend roles, databases and schemas; safe to repeat.
 
     One role for Dagster's storage, one per location that alone can write its lake's catalog, and one
     that can only read the lakes.
+
+    Parameters
+    ----------
+    owner
+        Who the databases belong to on a server that others use too; None on the embedded one.
+
+    Raises
+    ------
+    CodelocError
+        A role or database of these names is somebody else's.
     """
     with server.administer("postgres") as cursor:
+        if owner is not None:
+            _refuse_what_is_not_ours(cursor, server, [DAGSTER, READER, *locations], owner)
+        for database in (DAGSTER, WAREHOUSE):
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
+            if cursor.fetchone() is None:
+                cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+            cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
+            if owner is not None:
+                cursor.execute(
+                    sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+                        sql.Identifier(database), sql.Literal(f"{_OURS}{owner}")
+                    )
+                )
         for role in (DAGSTER, READER, *locations):
             cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
             verb = "ALTER" if cursor.fetchone() else "CREATE"
@@ -74,13 +98,9 @@ def provision(server: Server, locations: list[str], passwords: dict[str, str]) -
                     sql.SQL(verb), sql.Identifier(role), sql.Literal(passwords[role])
                 )
             )
-        for database, owner in ((DAGSTER, DAGSTER), (WAREHOUSE, server.user)):
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
-            if cursor.fetchone() is None:
-                cursor.execute(
-                    sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(database), sql.Identifier(owner))
-                )
-            cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
+        cursor.execute(
+            sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(DAGSTER), sql.Identifier(DAGSTER))
+        )
         users = sql.SQL(", ").join(sql.Identifier(role) for role in (READER, *locations))
         cursor.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(WAREHOUSE), users))
     with server.administer(WAREHOUSE) as cursor:
@@ -99,6 +119,29 @@ def provision(server: Server, locations: list[str], passwords: dict[str, str]) -
                 "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {readers}",
             ):
                 cursor.execute(sql.SQL(statement).format(**names))
+
+
+def _refuse_what_is_not_ours(cursor: psycopg2.extensions.cursor, server: Server, roles: list[str], owner: str) -> None:
+    cursor.execute(
+        "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = ANY(%s)",
+        [[DAGSTER, WAREHOUSE]],
+    )
+    found = dict(cursor.fetchall())
+    for database, comment in found.items():
+        if comment != f"{_OURS}{owner}":
+            whose = comment.removeprefix(_OURS) if comment.startswith(_OURS) else "somebody else"
+            raise CodelocError(
+                f"database '{database}' at {server.host}:{server.port} belongs to {whose}: two platforms cannot share"
+                " one. Use another server; or, if that platform is gone or was moved here, hand it over:"
+                f" COMMENT ON DATABASE {database} IS '{_OURS}{owner}'"
+            )
+    cursor.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [roles])
+    taken = [name for (name,) in cursor.fetchall()]
+    if taken and not found:
+        raise CodelocError(
+            f"role {', '.join(taken)} at {server.host}:{server.port} was there before this platform: use a server of"
+            " its own, since its password and rights would be changed"
+        )
 
 
 # -- the embedded server --------------------------------------------------------------------------
@@ -167,7 +210,12 @@ def initialize(home: Home, password: str, say: Callable[[str], None]) -> None:
             "scram-sha-256",
             "--encoding",
             "UTF8",
+            # Postgres' own, because not every system has a C.UTF-8.
             "--locale",
+            "C",
+            "--locale-provider",
+            "builtin",
+            "--builtin-locale",
             "C.UTF-8",
         ],
         user=user,

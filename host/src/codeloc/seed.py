@@ -1,6 +1,7 @@
 """What an empty platform is filled with: the example's sources, and the runs that load them.
 
-A team that puts its own data in replaces this module; nothing else of the host knows the example.
+A team that puts its own data in replaces this module, the settings of the source, and the words of
+`up`'s summary; nothing else of the host knows the example.
 """
 
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ SEED = (
         for service in SERVICES
     ),
 )
+
+
+# What follows the seed by itself; `up` waits for it.
+FOLLOWING = ("marts/trips_by_week", "marts/zone_hourly_demand")
 
 
 def source_environment(source: str, sample_url: str, zones_url: str | None) -> dict[str, str]:

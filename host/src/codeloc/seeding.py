@@ -6,26 +6,37 @@ from dataclasses import dataclass
 
 from codeloc.errors import CodelocError
 from codeloc.graphql import Webserver
-from codeloc.seed import SEED, SeedRun
-from codeloc.workspace import Location
+from codeloc.seed import FOLLOWING, SEED, SeedRun
 
 _LONGEST_RUN = 3600
 _LONGEST_FOLLOWING = 1800
+# The daemon says a little after a failure whether it tries the run again.
+_LONGEST_DECISION = 30
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded: rows by partition, and how long it took."""
+    """What there is now: rows by partition; and how many runs it took, in how many seconds."""
 
     rows: dict[str, int]
+    runs: int
     seconds: float
 
 
-def fill(webserver: Webserver, locations: list[Location], progress: Callable[[str, int, int], None]) -> Loaded:
-    """Load what of the seed is not there yet, and wait for everything that follows from it.
+def fill(
+    webserver: Webserver,
+    base_url: str,
+    require_all: Callable[[], None],
+    progress: Callable[[str, int, int], None],
+) -> Loaded:
+    """Load what of the seed is not there from this source yet, and wait for what follows from it.
 
     Parameters
     ----------
+    base_url
+        Address of the source; months that were loaded from another one are loaded again.
+    require_all
+        Raises when a process of the platform is gone for good.
     progress
         Told a text, how much of it is done, and how much there is.
 
@@ -35,57 +46,73 @@ def fill(webserver: Webserver, locations: list[Location], progress: Callable[[st
         A run failed, or an asset was not materialized in the end.
     """
     started = time.monotonic()
-    _load(webserver, [seed for seed in SEED if not _is_there(webserver, seed)], progress)
-    _wait_until_quiet(webserver, locations, progress)
-    missing = [asset.key for asset in webserver.assets() if asset.materialized == 0]
-    if missing:
+    missing = [seed for seed in SEED if not _is_there(webserver, seed, base_url)]
+    _load(webserver, missing, require_all, progress)
+    if missing or _not_materialized(webserver, FOLLOWING):
+        _wait_until_quiet(webserver, require_all, progress)
+    wanting = _not_materialized(webserver, (*(seed.asset for seed in SEED), *FOLLOWING))
+    if wanting:
         raise CodelocError(
-            f"nothing was materialized into {', '.join(missing)}: look at the runs and automation in {webserver.url}"
+            f"nothing was materialized into {', '.join(wanting)}: look at the runs and automation in {webserver.url}"
         )
-    partitions = [seed.partition for seed in SEED if seed.partition]
-    return Loaded(webserver.partition_rows("raw/taxi_trips", partitions), time.monotonic() - started)
+    rows = {}
+    for seed in SEED:
+        if seed.partition:
+            values = webserver.newest(seed.asset, [seed.partition])[seed.partition]
+            rows[seed.partition] = int(values.get("dagster/partition_row_count") or 0)
+    return Loaded(rows, len(missing), time.monotonic() - started)
 
 
-def _is_there(webserver: Webserver, seed: SeedRun) -> bool:
-    if seed.partition is None:
-        return any(asset.key == seed.asset and asset.materialized for asset in webserver.assets())
-    return seed.partition in webserver.partition_rows(seed.asset, [seed.partition])
+def _is_there(webserver: Webserver, seed: SeedRun, base_url: str) -> bool:
+    newest = webserver.newest(seed.asset, [seed.partition] if seed.partition else None)
+    values = newest.get(seed.partition)
+    return values is not None and str(values.get("source")).startswith(f"{base_url}/")
 
 
-def _load(webserver: Webserver, missing: list[SeedRun], progress: Callable[[str, int, int], None]) -> None:
+def _not_materialized(webserver: Webserver, keys: tuple[str, ...]) -> list[str]:
+    there = {asset.key for asset in webserver.assets() if asset.materialized}
+    return sorted(set(keys) - there)
+
+
+def _load(
+    webserver: Webserver,
+    missing: list[SeedRun],
+    require_all: Callable[[], None],
+    progress: Callable[[str, int, int], None],
+) -> None:
     waiting = {webserver.launch(seed.location, seed.job, seed.tags): seed for seed in missing}
+    failed_at: dict[str, float] = {}
     deadline = time.monotonic() + _LONGEST_RUN
     while waiting:
         progress("loading", len(missing) - len(waiting), len(missing))
         for run_id, seed in list(waiting.items()):
             run = webserver.run(run_id)
+            tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+            retry = tags.get("dagster/auto_retry_run_id")
             if run["status"] == "SUCCESS":
                 del waiting[run_id]
+            elif retry is not None:
+                waiting[retry] = waiting.pop(run_id)
             elif run["status"] in ("FAILURE", "CANCELED"):
-                retry = _retry_of(run)
-                if retry is None:
-                    raise CodelocError(
-                        f"{seed.job} {seed.partition or ''} ended as {run['status']}: see why at"
-                        f" {webserver.url}/runs/{run_id}\nThen run ./codeloc up again: it loads what is missing."
-                    )
-                del waiting[run_id]
-                waiting[retry] = seed
+                since = failed_at.setdefault(run_id, time.monotonic())
+                if tags.get("dagster/will_retry") == "true" and time.monotonic() - since < _LONGEST_DECISION:
+                    continue
+                if "dagster/will_retry" not in tags and time.monotonic() - since < 2:
+                    continue
+                raise CodelocError(
+                    f"{seed.job} {seed.partition or ''} ended as {run['status']}: see why at"
+                    f" {webserver.url}/runs/{run_id}\nThe platform is up; ./codeloc up again loads what is missing."
+                )
         if time.monotonic() > deadline:
             raise CodelocError(f"{len(waiting)} runs are not done after {_LONGEST_RUN} s: see {webserver.url}/runs")
+        require_all()
         time.sleep(0.5)
-    progress("loading", len(missing), len(missing))
-
-
-def _retry_of(run: dict[str, object]) -> str | None:
-    tags = run["tags"]
-    if not isinstance(tags, list):
-        return None
-    found = {tag["key"]: tag["value"] for tag in tags}
-    return found.get("dagster/auto_retry_run_id")
+    if missing:
+        progress("loading", len(missing), len(missing))
 
 
 def _wait_until_quiet(
-    webserver: Webserver, locations: list[Location], progress: Callable[[str, int, int], None]
+    webserver: Webserver, require_all: Callable[[], None], progress: Callable[[str, int, int], None]
 ) -> None:
     """Wait until nothing runs and every automation sensor has looked since and asked for nothing."""
     deadline = time.monotonic() + _LONGEST_FOLLOWING
@@ -98,14 +125,14 @@ def _wait_until_quiet(
             quiet_since = time.time()
         elif all(
             _looked_and_asked_for_nothing(sensor, quiet_since)
-            for location in locations
+            for location in webserver.locations()
             for sensor in webserver.automation_sensors(location.name)
         ):
             return
-        assets = webserver.assets()
-        progress("following", sum(1 for asset in assets if asset.materialized), len(assets))
+        progress("following", len(FOLLOWING) - len(_not_materialized(webserver, FOLLOWING)), len(FOLLOWING))
         if time.monotonic() > deadline:
             raise CodelocError(f"still not done after {_LONGEST_FOLLOWING} s: see {webserver.url}/runs")
+        require_all()
         time.sleep(1)
 
 

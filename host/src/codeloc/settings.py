@@ -14,6 +14,12 @@ from codeloc.home import ROOT
 ENV_FILE = ROOT / ".env"
 _PASSWORD_SUFFIX = "_DB_PASSWORD"  # noqa: S105  (a name, not a password)
 
+# What a setting must look like, in words rather than as a pattern.
+_SHAPES = {
+    "warehouse_data": "must be an absolute folder or s3://bucket/prefix",
+    "warehouse_memory_limit": "must be a size, for example 500MB or 2GB",
+}
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -60,6 +66,8 @@ def load_settings() -> Settings:
         problems = []
         for problem in error.errors():
             text = re.sub("^Value error, ", "", problem["msg"])
+            if problem["type"] == "string_pattern_mismatch":
+                text = _SHAPES[str(problem["loc"][0])]
             if problem["loc"]:
                 text = f"{str(problem['loc'][0]).upper()}: {text} (it is {problem['input']!r})"
             problems.append(f"  {text}")

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from codeloc.errors import CodelocError
-from codeloc.home import Home, write_private
+from codeloc.home import ROOT, Home, write_private
 
 # sun_path of the smallest system this runs on, less the ending zero.
 _LONGEST_SOCKET_PATH = 103
+# Supervisor first binds `NAME.PID` and then renames it.
+_SOCKET_SUFFIX = ".4194304"
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,15 @@ class Supervisor:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        if len(os.fsencode(home.supervisor_socket)) > _LONGEST_SOCKET_PATH:
+        if len(os.fsencode(home.supervisor_socket)) > _LONGEST_SOCKET_PATH - len(_SOCKET_SUFFIX):
+            longest = _LONGEST_SOCKET_PATH - len(_SOCKET_SUFFIX) - len("/supervisor.sock")
             raise CodelocError(
                 f"{home.path} is too long a path for a socket in it: choose a shorter one with --home, at most"
-                f" {_LONGEST_SOCKET_PATH - len('/supervisor.sock')} characters"
+                f" {longest} characters"
             )
+        for path in (home.path, ROOT):
+            if " #" in str(path) or " ;" in str(path):
+                raise CodelocError(f"{path}: the supervisor cannot work in a folder with ' #' or ' ;' in its path")
 
     def is_running(self) -> bool:
         """Whether it answers."""
@@ -114,6 +120,22 @@ class Supervisor:
         for process in self.processes():
             if process.name in names and process.state in ("BACKOFF", "FATAL", "EXITED"):
                 raise CodelocError(f"{process.name} does not start; the end of its log:\n{self.log_end(process.name)}")
+
+    def require_all(self) -> None:
+        """See that every program runs or is being restarted.
+
+        Raises
+        ------
+        CodelocError
+            One was given up, or the supervisor itself is gone.
+        """
+        if not self.is_running():
+            raise CodelocError("the platform was stopped meanwhile")
+        for process in self.processes():
+            if process.state == "FATAL":
+                raise CodelocError(
+                    f"{process.name} does not stay up; the end of its log:\n{self.log_end(process.name)}"
+                )
 
     def stop_program(self, name: str) -> None:
         """Stop one program and do not restart it, without waiting for it; nothing if it is not running."""

@@ -13,6 +13,7 @@ from dagster import (
 )
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from ingestion.definitions import defs
+from ingestion.defs.jobs import ENOUGH_FAULTS
 from ingestion.defs.resources import TlcServer
 from ingestion.landing import LandingStore
 from ingestion.source import TripFile, open_client, parquet_rows
@@ -204,7 +205,7 @@ def test_an_unreachable_server_is_the_reason_to_skip(
     found = Tick(nowhere, landing, loaded)()
     assert found.run_requests == []
     assert found.skip_message is not None
-    assert found.skip_message.count("ConnectError") == 4
+    assert found.skip_message.count("ConnectError") == ENOUGH_FAULTS
     assert "http://127.0.0.1:1/trip-data/green_tripdata_2023-03.parquet: ConnectError" in found.skip_message
 
 

@@ -20,7 +20,7 @@ from dagster import (
 
 SERVICES: Final = StaticPartitionsDefinition(["green", "yellow"])
 
-# TLC publishes a month about two months after it ended: on 5 November the newest file is September's.
+# TLC publishes a month in the second month after it: on 5 November the newest file is September's.
 # 2009 and 2010 used another schema (coordinates instead of zones) and are left out.
 FILE_MONTHS: Final = MultiPartitionsDefinition(
     {"month": MonthlyPartitionsDefinition(start_date="2011-01-01", end_offset=-1), "service": SERVICES}

@@ -18,7 +18,9 @@ neither pass a catalog nor close its connection when the asset fails.
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +84,9 @@ class Warehouse(DuckDBResource):
         default="2GB",
         description="What one connection may hold in memory before it spills to `temp_directory`.",
     )
-    temp_directory: str = Field(default="", description="Where DuckDB spills to; empty: the system's own.")
+    temp_directory: str = Field(
+        default="", description="Where each connection gets a folder to spill to; empty: the system's own."
+    )
     lock_timeout: int = Field(
         default=1800, description="Seconds to wait for another run that is writing the same table."
     )
@@ -133,7 +137,7 @@ class Warehouse(DuckDBResource):
 
     @contextmanager
     def write(self, *tables: TableContract) -> Iterator[duckdb.DuckDBPyConnection]:
-        """One transaction that alone may change `tables`, which are created if they do not exist.
+        """One transaction that alone may change `tables`, which are brought to their contracts first.
 
         Everything executed inside is committed together when the block ends and undone when it
         raises or the process dies: readers see the tables as before or as after.
@@ -146,7 +150,7 @@ class Warehouse(DuckDBResource):
         if not tables:
             raise ValueError("give the contracts of the tables to be written")
         names = [table.table for table in tables]
-        with self._locks(names), self._connect(own_is_writable=True) as connection:
+        with self._locks(names) as require_locks, self._connect(own_is_writable=True) as connection:
             self._create_missing(connection, tables)
             connection.execute("BEGIN")
             try:
@@ -154,6 +158,7 @@ class Warehouse(DuckDBResource):
                 # COMMIT of a transaction in which a statement failed rolls back without a word; any
                 # other statement raises. So an error the caller swallowed still fails the write.
                 connection.execute("SELECT 1")
+                require_locks()
                 connection.execute("COMMIT")
             except BaseException:
                 _rollback(connection)
@@ -169,10 +174,15 @@ class Warehouse(DuckDBResource):
             "memory_limit": self.memory_limit,
             **self.connection_config,
         }
-        if self.temp_directory:
-            config["temp_directory"] = self.temp_directory
-        connection = duckdb.connect(self.database, config=config)
-        try:
+        with ExitStack() as stack:
+            # One folder per connection: DuckDB names spilled files alike in every process, and two that
+            # share a folder overwrite and remove each other's.
+            spill = tempfile.TemporaryDirectory(
+                prefix="duckdb-", dir=self.temp_directory or None, ignore_cleanup_errors=True
+            )
+            config["temp_directory"] = stack.enter_context(spill)
+            connection = duckdb.connect(self.database, config=config)
+            stack.callback(connection.close)
             self._load_extensions(connection)
             if own_is_writable:
                 self._attach_own(connection)
@@ -182,8 +192,6 @@ class Warehouse(DuckDBResource):
                 self._attach_read_only(connection, lake)
             connection.execute(f"USE {_identifier(self.lake)}")
             yield connection
-        finally:
-            connection.close()
 
     def _load_extensions(self, connection: duckdb.DuckDBPyConnection) -> None:
         needed = ["sqlite_scanner" if self._catalog_folder else "postgres_scanner", "ducklake"]
@@ -204,31 +212,28 @@ class Warehouse(DuckDBResource):
             connection.execute(f"CREATE SECRET lake_files (TYPE s3, {options})", list(secret.values()))
 
     def _attach_own(self, connection: duckdb.DuckDBPyConnection) -> None:
-        data_path = f"{self.data_root.rstrip('/')}/{self.lake}/"
-        if not data_path.startswith("s3://"):
-            Path(data_path).mkdir(parents=True, exist_ok=True)
+        if not self.data_root.startswith("s3://"):
+            Path(self._data_path(self.lake)).mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             if not self._lake_exists():
                 # The first writers of two tables would otherwise both create it.
                 stack.enter_context(self._locks([_WHOLE_LAKE]))
-            self._attach(
-                connection,
-                self.lake,
-                f"DATA_PATH {_literal(data_path)}, DATA_INLINING_ROW_LIMIT 0",
-            )
+            self._attach(connection, self.lake, "DATA_INLINING_ROW_LIMIT 0")
 
     def _attach_read_only(self, connection: duckdb.DuckDBPyConnection, lake: str) -> None:
         try:
             self._attach(connection, lake, "READ_ONLY")
         except WarehouseError as error:
             # What DuckLake says of a schema and of a file that is not there.
-            if not any(sign in str(error) for sign in ("does not exist", "unable to open database file")):
+            if not any(sign in str(error) for sign in ("Existing DuckLake", "unable to open database file")):
                 raise
             raise LakeMissingError(
                 f"the lake '{lake}' does not exist yet: materialize an asset of location '{lake}' first"
             ) from None
 
     def _attach(self, connection: duckdb.DuckDBPyConnection, lake: str, options: str) -> None:
+        # The setting, not the path the lake was made with: files can be moved together with the catalog.
+        options += f", DATA_PATH {_literal(self._data_path(lake))}, OVERRIDE_DATA_PATH true"
         folder = self._catalog_folder
         if folder is None:
             source = f"ducklake:postgres:{self.catalog}"
@@ -241,26 +246,22 @@ class Warehouse(DuckDBResource):
         except duckdb.Error as error:
             raise WarehouseError(f"lake '{lake}' cannot be attached: {self._without_password(error)}") from None
 
-    def _without_password(self, error: Exception) -> str:
-        text = str(error)
-        if self._catalog_folder is None:
-            import psycopg2.extensions
+    def _data_path(self, lake: str) -> str:
+        return f"{self.data_root.rstrip('/')}/{lake}/"
 
-            password = psycopg2.extensions.parse_dsn(self.catalog).get("password")
-            if password:
-                text = text.replace(password, "***")
-        return text
+    def _without_password(self, error: Exception) -> str:
+        # As libpq writes it: plain, or quoted with backslashes.
+        return re.sub(r"password=('(?:\\.|[^'\\])*'|\S+)", "password=***", str(error))
 
     def _create_missing(self, connection: duckdb.DuckDBPyConnection, tables: Sequence[TableContract]) -> None:
-        if all(_exists(connection, table) for table in tables):
+        if not any(_missing_statements(connection, table) for table in tables):
             return
         # Before the transaction and under the lake's lock: two first writers of different tables
         # would both create their schema, and the later commit would fail.
         with self._locks([_WHOLE_LAKE]):
             for table in tables:
-                if not _exists(connection, table):
-                    for statement in table.create_statements:
-                        connection.execute(statement)
+                for statement in _missing_statements(connection, table):
+                    connection.execute(statement)
 
     # -- locks ------------------------------------------------------------------------------------
 
@@ -277,7 +278,8 @@ class Warehouse(DuckDBResource):
             return row is not None and row[0] is not None
 
     @contextmanager
-    def _locks(self, tables: Sequence[str]) -> Iterator[None]:
+    def _locks(self, tables: Sequence[str]) -> Iterator[Callable[[], None]]:
+        """Hold the tables' locks; what is yielded raises WarehouseError if they were lost meanwhile."""
         # Sorted, so that two runs that write the same two tables never wait for each other.
         names = [f"lake:{self.lake}.{table}" for table in sorted(set(tables))]
         with ExitStack() as stack:
@@ -285,11 +287,10 @@ class Warehouse(DuckDBResource):
                 session = stack.enter_context(self._postgres_session())
                 for name in names:
                     self._lock_in_postgres(session, name)
+                yield lambda: self._require_session(session)
             else:
-                self._catalog_folder.mkdir(parents=True, exist_ok=True)
-                for name in names:
-                    self._lock_file(stack, self._catalog_folder, name)
-            yield
+                self._lock_file(stack, self._catalog_folder, names[0])
+                yield lambda: None  # a file's lock is lost with the process only
 
     @contextmanager
     def _postgres_session(self) -> "Iterator[psycopg2.extensions.connection]":
@@ -309,6 +310,17 @@ class Warehouse(DuckDBResource):
             # Closing the session gives its locks back; so does the death of this process.
             session.close()
 
+    def _require_session(self, session: "psycopg2.extensions.connection") -> None:
+        import psycopg2
+
+        try:
+            with session.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except psycopg2.Error:
+            raise WarehouseError(
+                f"the session that held the locks of lake '{self.lake}' was ended: nothing was changed. Run this again."
+            ) from None
+
     def _lock_in_postgres(self, session: "psycopg2.extensions.connection", name: str) -> None:
         import psycopg2.errors
 
@@ -327,7 +339,10 @@ class Warehouse(DuckDBResource):
     def _lock_file(self, stack: ExitStack, folder: Path, name: str) -> None:
         import filelock
 
-        lock = filelock.FileLock(folder / f"{name.removeprefix('lake:').replace(_WHOLE_LAKE, 'lake')}.lock")
+        # One for the whole lake, since SQLite lets one process write at a time and gives up on the
+        # others after seconds. A singleton, so that a holder may take it again.
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / f"{self.lake}.lock", is_singleton=True)
         try:
             stack.enter_context(lock.acquire(timeout=self.lock_timeout))
         except filelock.Timeout:
@@ -345,14 +360,40 @@ def metadata_schema(lake: str) -> str:
     return f"lake_{lake}"
 
 
-def _exists(connection: duckdb.DuckDBPyConnection, table: TableContract) -> bool:
+def _missing_statements(connection: duckdb.DuckDBPyConnection, table: TableContract) -> list[str]:
+    """What brings the table in the own lake to its contract: nothing, its creation, or further columns.
+
+    Raises
+    ------
+    WarehouseError
+        The table cannot be brought there without a decision on the rows it holds.
+    """
     schema, name = table.table.split(".")
-    found = connection.execute(
-        "SELECT 1 FROM duckdb_tables()"
-        " WHERE database_name = current_database() AND schema_name = $schema AND table_name = $name",
-        {"schema": schema, "name": name},
-    ).fetchone()
-    return found is not None
+    found = dict(
+        connection.execute(
+            "SELECT column_name, data_type FROM duckdb_columns()"
+            " WHERE database_name = current_database() AND schema_name = $schema AND table_name = $name",
+            {"schema": schema, "name": name},
+        ).fetchall()
+    )
+    if not found:
+        return list(table.create_statements)
+    added = [column for column in table.columns if column.name not in found]
+    changed = [
+        *(f"{column.name} would become NOT NULL" for column in added if column.required),
+        *(
+            f"{column.name} would change from {found[column.name]} to {column.type}"
+            for column in table.columns
+            if column.name in found and found[column.name] != column.type
+        ),
+        *(f"{column} would be dropped" for column in found if column not in {c.name for c in table.columns}),
+    ]
+    if changed:
+        raise WarehouseError(
+            f"{table.table} holds rows of an earlier contract, and {'; '.join(changed)}. Only columns that may be null"
+            " are added by themselves: give the new contract another table name, or migrate the table by hand."
+        )
+    return [f"ALTER TABLE {table.table} ADD COLUMN {column.name} {column.type}" for column in added]
 
 
 def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:

@@ -5,18 +5,23 @@ sees half of one. The record is written after the file; where the two disagree t
 again.
 """
 
+import contextlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import httpx
 from dagster import ConfigurableResource
 from pydantic import Field
 
 from ingestion.source import Download, SourceError, fetch
+
+_ABANDONED_AFTER: Final = 24 * 60 * 60
 
 
 class LandingStore(ConfigurableResource[None]):
@@ -56,6 +61,7 @@ class LandingStore(ConfigurableResource[None]):
         """
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
+        self._clear_abandoned(name)
         at_hand = self.record(name)
         if at_hand is not None and at_hand.url != url:
             at_hand = None  # from another source, whose ETags mean nothing here
@@ -71,6 +77,13 @@ class LandingStore(ConfigurableResource[None]):
             partial.unlink(missing_ok=True)
         self._write_record(name, download)
         return download, True
+
+    def _clear_abandoned(self, name: str) -> None:
+        """Remove what a download that was killed left; one that goes on for a day is taken for dead."""
+        for partial in Path(self.folder).glob(f".{name}.*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - partial.stat().st_mtime > _ABANDONED_AFTER:
+                    partial.unlink()
 
     def _record_path(self, name: str) -> Path:
         return self.path(f"{name}.json")

@@ -1,7 +1,7 @@
 """Contracts of the tables that cross teams: one Open Data Contract (YAML) each, beside this module.
 
-The producer creates its table from the contract and the UI shows its columns from it, so that what
-is documented, what is stored and what consumers rely on cannot drift apart.
+The producer's table is made from the contract and brought to it before each write, and the UI shows
+its columns from it, so that what is documented, what is stored and what consumers rely on stay one.
 """
 
 from dataclasses import dataclass

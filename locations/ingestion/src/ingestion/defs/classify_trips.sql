@@ -1,4 +1,4 @@
--- Every row of the file with the first rule it breaks, or null. $reason decides between trips and quarantine.
+-- Every row of the file with the first rule it breaks, or null. `reason` decides between trips and quarantine.
 CREATE OR REPLACE TEMP VIEW classified AS
 SELECT
   * EXCLUDE (unreadable),

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from dagster import (
     AssetSelection,
@@ -52,6 +53,8 @@ trip_update_schedule = build_schedule_from_partitioned_job(
 # Of each service: loaded months looked at for a new upload, and months looked for after the newest one.
 WATCHED_MONTHS = 24
 AWAITED_MONTHS = 3
+# The source is taken to be away then: asking on would outlast Dagster's limit for a sensor.
+ENOUGH_FAULTS = 3
 
 
 @sensor(
@@ -64,7 +67,7 @@ AWAITED_MONTHS = 3
 def tlc_release_sensor(
     context: SensorEvaluationContext, tlc: TlcServer, landing: LandingStore
 ) -> Iterator[RunRequest | SkipReason]:
-    """A run for each file whose ETag is not the one at hand; an unreachable one does not stop the others."""
+    """A run for each file whose ETag is not the one at hand; some faults do not stop the others."""
     requested = 0
     faults: list[str] = []
     with open_client() as client:
@@ -73,14 +76,17 @@ def tlc_release_sensor(
                 etag = current_etag(client, tlc.trips(file))
             except SourceError as error:
                 faults.append(str(error))
+                if len(faults) == ENOUGH_FAULTS:
+                    break
                 continue
             at_hand = landing.record(file.name)
             if etag is None or (at_hand is not None and etag in (at_hand.etag, at_hand.last_modified)):
                 continue
             requested += 1
-            # The key lets each version be requested once, however often the sensor looks.
+            # Each version once a day until it is at hand: a run that failed is not the end of it.
+            version = hashlib.sha256(etag.encode()).hexdigest()[:16]
             yield RunRequest(
-                run_key=f"{file.name}:{hashlib.sha256(etag.encode()).hexdigest()[:16]}",
+                run_key=f"{file.name}:{version}:{datetime.now(UTC):%Y-%m-%d}",
                 partition_key=file.partition_key,
             )
     for fault in faults:

@@ -20,6 +20,7 @@ from dagster import (
     TableSchema,
     multi_asset,
 )
+from dagster._core.errors import DagsterExecutionInterruptedError
 from taxi_shared.contracts import TableContract, contract
 from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
 from taxi_shared.warehouse import Warehouse
@@ -74,7 +75,7 @@ def taxi_trips(
             for asset_key, entries in metadata.items():
                 context.add_asset_metadata(entries, asset_key=asset_key, partition_key=key)
             done.append(key)
-    except Exception:
+    except (Exception, DagsterExecutionInterruptedError):
         # The months before the one that failed are in the warehouse to stay; without an event of
         # their own nothing downstream would follow them.
         for key in done:

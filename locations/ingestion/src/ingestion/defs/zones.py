@@ -30,6 +30,13 @@ def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult
     islands) and so leaves others without a shape. Its OBJECTID numbers the zones as TLC's own lookup
     does, so shapes are joined by that; nothing is dropped and nothing fans out.
     """
+    source = landing.record("taxi_zone_lookup.csv")
+    if source is None or landing.record("taxi_zones.csv") is None:
+        raise Failure(
+            f"the zones' files are not in {landing.folder}: materialize landing/taxi_zone_lookup_file and"
+            " landing/taxi_zones_file first.",
+            allow_retries=False,
+        )
     with warehouse.write(ZONES) as connection:
         for name in ("taxi_zone_lookup", "taxi_zones"):
             connection.execute(f"SET VARIABLE {name} = $1", [str(landing.path(f"{name}.csv"))])
@@ -55,6 +62,7 @@ def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult
     return MaterializeResult(
         metadata={
             "dagster/row_count": rows,
+            "source": Metadata.url(source.url),
             "zones_with_shape": with_shape,
             "resolved_duplicates": Metadata.table(
                 [
