@@ -189,7 +189,8 @@ def initialize(home: Home, password: str, say: Callable[[str], None]) -> None:
             raise CodelocError(f"{home.postgres} was made by PostgreSQL {version}, and the embedded one is 18")
         return
     draft = home.path / "postgres.new"
-    password_file = home.path / "tmp" / "postgres-password"
+    # Not in a folder of its own: the server's user can pass through `home` only.
+    password_file = home.path / "postgres-password"
     subprocess.run(["rm", "-rf", str(draft)], check=True)
     draft.mkdir(mode=0o700)
     write_private(password_file, password)
