@@ -92,7 +92,7 @@ def test_everything_it_writes_in_the_repository_lies_under_var_or_in_the_environ
 
 def test_what_it_writes_is_closed_to_other_users(running: Clone) -> None:
     # Root's Postgres runs as another user, who must pass through.
-    assert running.home.stat().st_mode & 0o777 in (0o700, 0o701)
+    assert running.home.stat().st_mode & 0o777 in (0o700, 0o701, 0o711)
     for file in (running.home / "secrets.json", *(running.home / "tmp").glob("*.env")):
         assert file.stat().st_mode & 0o777 == 0o600
 
@@ -142,3 +142,20 @@ def test_a_lock_that_does_not_fit_is_refused_with_the_way_out(running: Clone) ->
     finally:
         project.write_text(before)
     assert running.loaded_locations()["analytics"]
+
+
+def test_a_location_that_does_not_load_at_up_does_not_keep_the_others_down(running: Clone) -> None:
+    broken = running.root / "locations" / "analytics" / "src" / "analytics" / "defs" / "broken.py"
+    broken.write_text("import a_package_that_is_missing\n")
+    try:
+        assert running.codeloc("down").returncode == 0
+        started = running.codeloc("up")
+        assert started.returncode == 1
+        assert "location 'analytics' did not load" in started.stderr
+        assert "No module named 'a_package_that_is_missing'" in started.stderr
+        assert running.loaded_locations() == {"ingestion": True, "analytics": False}
+        assert running.finished(running.launch("zone_update_job")) == "SUCCESS"
+    finally:
+        broken.unlink()
+    assert running.codeloc("reload", "analytics").returncode == 0
+    assert running.loaded_locations() == {"ingestion": True, "analytics": True}

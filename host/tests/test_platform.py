@@ -75,7 +75,7 @@ def test_connection_strings_carry_any_password() -> None:
 
 
 def test_the_supervisors_configuration_carries_any_value(tmp_path: Path) -> None:
-    home = Home(tmp_path)
+    home = Home(tmp_path / "50% of 'it'")
     home.make()
     value = """a "quoted" 100% 'value' with \\ and , and ="""
     script = "import json, os, sys; print(json.dumps([os.environ['VALUE'], sys.argv[1]]), flush=True); sys.stdin.read()"

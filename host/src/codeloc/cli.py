@@ -25,7 +25,7 @@ from rich.table import Table
 from codeloc import seed
 from codeloc.errors import CodelocError
 from codeloc.home import ROOT, Home
-from codeloc.platform import Platform, default_signals, marked
+from codeloc.platform import Platform, default_signals
 from codeloc.seeding import Loaded, fill
 from codeloc.workspace import location_named
 
@@ -125,11 +125,9 @@ def down(home: HomeOption = DEFAULT_HOME) -> None:
     Queued runs wait for the next start, runs under way are tried again then.
     """
     platform = Platform(_home(home))
-    if not platform.supervisor.is_running() and not marked(platform.home):
+    if not platform.home.path.exists() or not platform.stop(_say):
         console.print("The platform is down already.")
         return
-    _say("stopping")
-    platform.stop(_say)
     console.print("Stopped. [bold]./codeloc up[/bold] goes on where it was.")
 
 

@@ -16,7 +16,7 @@ REPOSITORY = "__repository__"
 _LOCATIONS = """
 { workspaceOrError { ... on Workspace { locationEntries {
     name loadStatus updatedTimestamp
-    locationOrLoadError { __typename ... on PythonError { message } }
+    locationOrLoadError { __typename ... on PythonError { message causes { message } } }
 } } } }
 """
 
@@ -47,8 +47,7 @@ _BACKFILLS = """
 """
 
 _ASSETS = """
-{ assetNodes { assetKey { path } repository { location { name } }
-    partitionStats { numMaterialized numFailed } assetMaterializations(limit: 1) { timestamp } } }
+{ assetNodes { assetKey { path } repository { location { name } } assetMaterializations(limit: 1) { timestamp } } }
 """
 
 _PARTITIONS = """
@@ -69,7 +68,8 @@ query ($selector: RepositorySelector!) { sensorsOrError(repositorySelector: $sel
 _RELOAD = """
 mutation ($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) {
     __typename
-    ... on WorkspaceLocationEntry { loadStatus locationOrLoadError { __typename ... on PythonError { message } } }
+    ... on WorkspaceLocationEntry { loadStatus locationOrLoadError {
+        __typename ... on PythonError { message causes { message } } } }
 } }
 """
 
@@ -90,11 +90,11 @@ class LocationStatus:
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """An asset and how much of it is there; an asset without partitions has none or one."""
+    """An asset, and whether anything of it was ever materialized."""
 
     key: str
     location: str
-    materialized: int
+    materialized: bool
 
 
 class Webserver:
@@ -181,9 +181,7 @@ class Webserver:
             AssetStatus(
                 key="/".join(node["assetKey"]["path"]),
                 location=node["repository"]["location"]["name"],
-                materialized=node["partitionStats"]["numMaterialized"]
-                if node["partitionStats"]
-                else len(node["assetMaterializations"]),
+                materialized=bool(node["assetMaterializations"]),
             )
             for node in self.query(_ASSETS)["assetNodes"]
         ]
@@ -218,6 +216,9 @@ class Webserver:
 
 def _location_status(name: str, entry: dict[str, Any]) -> LocationStatus:
     found = entry.get("locationOrLoadError") or {}
-    error = found.get("message") if found.get("__typename") == "PythonError" else None
+    error = None
+    if found.get("__typename") == "PythonError":
+        # From what the webserver noticed to what the code did.
+        error = "\n".join(cause["message"].strip() for cause in [found, *found.get("causes", [])])
     loaded = entry.get("loadStatus") == "LOADED" and found.get("__typename") == "RepositoryLocation"
     return LocationStatus(name, loaded, error)

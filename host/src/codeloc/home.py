@@ -64,6 +64,9 @@ class Home:
     def make(self) -> None:
         """Create the folder and what is always in it, closed to other users."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.path == ROOT / "var":
+            # The `codeloc` script may have made it, for uv. Others' right to pass through is kept.
+            self.path.chmod(self.path.stat().st_mode & 0o711)
         for folder in (self.logs, self.dagster, self.spill, self.path / "tmp"):
             folder.mkdir(mode=0o700, exist_ok=True)
 

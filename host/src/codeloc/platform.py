@@ -387,10 +387,20 @@ class Platform:
 
     # -- stopping ---------------------------------------------------------------------------------
 
-    def stop(self, say: Say) -> None:
-        """Stop everything and leave nothing behind; a run under way is cut off and tried again at the next start."""
+    def stop(self, say: Say) -> bool:
+        """Stop everything and leave nothing behind; a run under way is cut off and tried again at the next start.
+
+        Returns
+        -------
+        bool
+            Whether there was anything to stop.
+        """
         with self.exclusive():
+            if not self.supervisor.is_running() and not marked(self.home):
+                return False
+            say("stopping")
             self._stop(say)
+        return True
 
     def _stop(self, say: Say) -> None:
         if self.supervisor.is_running():

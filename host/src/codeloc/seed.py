@@ -4,6 +4,7 @@ A team that puts its own data in replaces this module, the settings of the sourc
 `up`'s summary; nothing else of the host knows the example.
 """
 
+import urllib.parse
 from dataclasses import dataclass
 
 from codeloc.errors import CodelocError
@@ -72,9 +73,8 @@ def source_environment(source: str, sample_url: str, zones_url: str | None) -> d
     if source == "tlc":
         return _TLC | ({"TAXI_ZONES_URL": zones_url} if zones_url else {})
     base = sample_url if source == SAMPLE else source
-    if not base.startswith(("http://", "https://")):
-        raise CodelocError(
-            f"--source {source}: must be 'sample', 'tlc', or an address that begins with http:// or https://"
-        )
+    address = urllib.parse.urlsplit(base)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise CodelocError(f"--source {source}: must be 'sample', 'tlc', or an address such as https://mirror/tlc")
     base = base.rstrip("/")
     return {"TLC_BASE_URL": base, "TAXI_ZONES_URL": zones_url or f"{base}/misc/taxi_zones.csv"}

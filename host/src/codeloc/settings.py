@@ -62,6 +62,8 @@ def load_settings() -> Settings:
     """The settings, or an error that lists every wrong one by its name."""
     try:
         return Settings()
+    except UnicodeDecodeError as error:
+        raise CodelocError(f"{ENV_FILE} is not text in UTF-8: {error}") from None
     except ValidationError as error:
         problems = []
         for problem in error.errors():

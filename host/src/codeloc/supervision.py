@@ -199,7 +199,8 @@ def _config(home: Home, programs: list[Program]) -> str:
         parts += [
             f"[program:{program.name}]",
             f"command={_plain(shlex.join(command))}",
-            f"stdout_logfile={_plain(str(log_file(home, program.name)))}",
+            # Supervisor expands this one twice.
+            f"stdout_logfile={_plain(_plain(str(log_file(home, program.name))))}",
             "stdout_logfile_maxbytes=10MB",
             "stdout_logfile_backups=2",
             "redirect_stderr=true",

@@ -48,8 +48,12 @@ def locations() -> list[Location]:
         An entry is not what this repository expects of one.
     """
     file = ROOT / "workspace.yaml"
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))["load_from"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise CodelocError(f"{file} cannot be read as a workspace: {error}") from None
     found = []
-    for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["load_from"]:
+    for entry in entries or []:
         try:
             server = entry["grpc_server"]
             location = Location(server["location_name"], server["host"]["env"], server["port"]["env"])
@@ -61,6 +65,8 @@ def locations() -> list[Location]:
         if not (location.folder / "pyproject.toml").exists():
             raise CodelocError(f"{file} lists '{location.name}', but there is no package at {location.folder}")
         found.append(location)
+    if not found:
+        raise CodelocError(f"{file} lists no code location")
     return found
 
 

@@ -115,6 +115,9 @@ def contract(table: str) -> TableContract:
     if document.schema_[0].physicalName != table or document.team is None or isinstance(document.team, list):
         raise ValueError(f"{file} must have physicalName {table} and name its team")
     properties = document.schema_[0].properties
+    names = [found.name for found in properties]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{file} describes a column twice: {sorted(str(n) for n in names if names.count(n) > 1)}")
     return TableContract(
         table=table,
         version=str(document.version),
