@@ -76,8 +76,6 @@ class State:
     """What a platform remembers between starts: its source and the ports it was given."""
 
     source: str = ""
-    # Where the months in the warehouse were last loaded from by `up`; empty before the first time.
-    filled_from: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     dagster_version: str = ""
 

@@ -121,20 +121,20 @@ class Platform:
         programs = self._programs(server, secrets)  # refuses a wrong source before anything starts
         self.state.save(self.home)
         render_dagster_yaml(self.home)
-        if self.settings.postgres_host is None:
+        if self._embedded:
             postgres.initialize(self.home, secrets["postgres"], say)
         self._make_sample(say)
 
         self.supervisor.start(programs, inherited_environment() | {MARK: str(self.home.path)})
-        if self.settings.postgres_host is None:
+        if self._embedded:
             say("starting Postgres")
             self.supervisor.start_program("postgres")
         self._wait_for_postgres(server)
-        owner = None if self.settings.postgres_host is None else f"{socket.gethostname()}:{self.home.path}"
+        owner = None if self._embedded else f"{socket.gethostname()}:{self.home.path}"
         postgres.provision(server, [location.name for location in self.locations], secrets, owner)
         prepare_instance(
             self.home,
-            server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER]),
+            _storage_url(server, secrets),
             _pools(),
             self.state,
             say,
@@ -176,6 +176,11 @@ class Platform:
         kept = None if set_now else self.state.ports.get("webserver")
         return kept or self.settings.webserver_port
 
+    @property
+    def _embedded(self) -> bool:
+        """Whether Postgres is one of this platform's processes."""
+        return self.settings.postgres_host is None
+
     def _roles(self) -> list[str]:
         return [
             "postgres",
@@ -204,7 +209,7 @@ class Platform:
         """Every process, in the order they are started in."""
         dagster = {
             "DAGSTER_HOME": str(self.home.dagster),
-            "DAGSTER_POSTGRES_URL": server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER]),
+            "DAGSTER_POSTGRES_URL": _storage_url(server, secrets),
         }
         host = dagster | {
             variable: value
@@ -217,7 +222,7 @@ class Platform:
         python, workspace = str(HOST_PYTHON), str(ROOT / "workspace.yaml")
         ports = self.state.ports
         programs = []
-        if self.settings.postgres_host is None:
+        if self._embedded:
             command = postgres.command(self.home, ports["postgres"])
             programs.append(
                 # INT is Postgres's fast shutdown; TERM would wait for every client to leave.
@@ -318,10 +323,8 @@ class Platform:
     # -- waiting ----------------------------------------------------------------------------------
 
     def _wait_for_postgres(self, server: postgres.Server) -> None:
-        embedded = self.settings.postgres_host is None
-
         def reachable() -> str | None:
-            if embedded:
+            if self._embedded:
                 self.supervisor.require(["postgres"])
             try:
                 with server.administer("postgres"):
@@ -332,7 +335,7 @@ class Platform:
                     raise CodelocError(f"Postgres refuses the password of {server.user}: check {setting}") from None
                 return str(error).strip()
 
-        wait_until(reachable, 60 if embedded else 15, f"Postgres at {server.host}:{server.port} does not answer")
+        wait_until(reachable, 60 if self._embedded else 15, f"Postgres at {server.host}:{server.port} does not answer")
 
     def _wait_for_webserver(self, names: list[str]) -> None:
         def answers() -> str | None:
@@ -538,6 +541,10 @@ def _content(file: Path) -> str:
 def _plain_end(output: str) -> str:
     """The end of what a program printed, where the cause stands, without colours."""
     return re.sub(r"\x1b\[[0-9;]*m", "", output).strip()[-3000:]
+
+
+def _storage_url(server: postgres.Server, secrets: dict[str, str]) -> str:
+    return server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER])
 
 
 def _pools() -> dict[str, int]:
