@@ -43,6 +43,11 @@ class Home:
         return self.path / "served"
 
     @property
+    def reports(self) -> Path:
+        """Pages and pictures that locations make for people; served."""
+        return self.served / "reports"
+
+    @property
     def supervisor_config(self) -> Path:
         """What the supervisor runs."""
         return self.path / "supervisor.conf"

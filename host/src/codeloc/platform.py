@@ -167,14 +167,15 @@ class Platform:
         choose("webserver", wanted)
         if self.state.ports["webserver"] != wanted:
             say(f"port {wanted} is taken{taken_by(wanted)}: the UI gets {self.state.ports['webserver']}")
-        for name in ("postgres", "files", *(location.name for location in self.locations)):
+        choose("files", self.wanted_port("files"))
+        for name in ("postgres", *(location.name for location in self.locations)):
             choose(name, kept.get(name, 0))
 
-    def wanted_port(self) -> int:
-        """The UI's port: it stays the same from start to start unless the setting asks for another one."""
-        set_now = "webserver_port" in self.settings.model_fields_set
-        kept = None if set_now else self.state.ports.get("webserver")
-        return kept or self.settings.webserver_port
+    def wanted_port(self, name: str = "webserver") -> int:
+        """The port of the UI or of the files: it stays the same from start to start unless the setting asks for another."""
+        setting = f"{name}_port"
+        kept = None if setting in self.settings.model_fields_set else self.state.ports.get(name)
+        return kept or int(getattr(self.settings, setting))
 
     @property
     def _embedded(self) -> bool:
@@ -228,9 +229,8 @@ class Platform:
                 # INT is Postgres's fast shutdown; TERM would wait for every client to leave.
                 Program("postgres", command, {}, stop_seconds=60, stop_signal="INT", user=postgres.system_user())
             )
-        if self.state.source == seed.SAMPLE:
-            serve = f"-m uvicorn codeloc.files:app --host 127.0.0.1 --port {ports['files']} --log-level warning"
-            programs.append(Program("files", [python, *serve.split()], {"CODELOC_SERVED": str(self.home.served)}))
+        serve = f"-m uvicorn codeloc.files:app --host 127.0.0.1 --port {ports['files']} --log-level warning"
+        programs.append(Program("files", [python, *serve.split()], {"CODELOC_SERVED": str(self.home.served)}))
         for location in self.locations:
             serve = (
                 f"-m dagster code-server start -h 127.0.0.1 -p {ports[location.name]}"
@@ -252,6 +252,7 @@ class Platform:
         """What a location's processes get besides: its own lake's role, its own files, the source."""
         files = self.home.location_files(location.name)
         files.mkdir(parents=True, exist_ok=True)
+        self.home.reports.mkdir(parents=True, exist_ok=True)
         return {
             "WAREHOUSE_CATALOG": server.connection_string(postgres.WAREHOUSE, location.name, secrets[location.name]),
             "WAREHOUSE_DATA": self.settings.warehouse_data or str(self.home.lakes),
@@ -263,6 +264,8 @@ class Platform:
             "WAREHOUSE_S3_ACCESS_KEY_ID": self.settings.warehouse_s3_access_key_id,
             "WAREHOUSE_S3_SECRET_ACCESS_KEY": self.settings.warehouse_s3_secret_access_key.get_secret_value(),
             "LANDING_DIR": str(files),
+            "REPORTS_DIR": str(self.home.reports),
+            "REPORTS_URL": self.reports_url,
             **self._source_environment(),
         }
 
@@ -379,9 +382,19 @@ class Platform:
         """Address that ingestion's files come from."""
         return self._source_environment()["TLC_BASE_URL"]
 
+    @property
+    def files_url(self) -> str:
+        """Address of the file server."""
+        return f"http://127.0.0.1:{self.state.ports['files']}"
+
+    @property
+    def reports_url(self) -> str:
+        """Address that the locations' pages and pictures lie under."""
+        return f"{self.files_url}/{self.home.reports.name}"
+
     def _source_environment(self) -> dict[str, str]:
         zones = str(self.settings.taxi_zones_url) if self.settings.taxi_zones_url else None
-        sample = f"http://127.0.0.1:{self.state.ports['files']}/{seed.SAMPLE}"
+        sample = f"{self.files_url}/{seed.SAMPLE}"
         return seed.source_environment(self.state.source, sample, zones)
 
     def _explain(self, status: LocationStatus) -> str:

@@ -54,6 +54,9 @@ SEED = (
 )
 
 
+# The page that a person is shown first, below the platform's reports.
+REPORT = "report.html"
+
 # What follows the seed by itself; `up` waits for it.
 FOLLOWING = ("marts/trips_by_week", "marts/zone_hourly_demand")
 

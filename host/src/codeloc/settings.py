@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore")
 
     webserver_port: Port = 3000
+    files_port: Port = 3001
 
     postgres_host: str | None = None
     postgres_port: Port = 5432

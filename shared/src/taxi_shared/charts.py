@@ -1,0 +1,58 @@
+"""One look for every chart, in the UI and on pages: colours, fonts, sizes, and how a chart becomes a picture.
+
+The colours are Okabe and Ito's and cividis, which people with any kind of colour blindness can tell
+apart. Pictures are drawn by vl-convert, without a browser and without network.
+"""
+
+import base64
+from typing import TYPE_CHECKING, Any, Final
+
+from dagster import MarkdownMetadataValue, MetadataValue
+
+if TYPE_CHECKING:
+    import altair
+
+SERVICE_COLOURS: Final = {"yellow": "#E69F00", "green": "#009E73"}
+CATEGORIES: Final = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#F0E442", "#999999")
+SEQUENCE: Final = "cividis"
+_FONT: Final = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
+
+
+def config(dark: bool = False) -> dict[str, Any]:
+    """The Vega-Lite configuration of every chart, for a light or a dark page."""
+    text, faint, grid = ("#e6e6e6", "#b3b3b3", "#3a3f47") if dark else ("#1f2328", "#57606a", "#e3e6ea")
+    words = {"labelColor": faint, "titleColor": text, "labelFontSize": 12, "titleFontSize": 12}
+    return {
+        "background": "transparent" if dark else "white",
+        "font": _FONT,
+        "view": {"stroke": None},
+        "range": {"category": list(CATEGORIES), "heatmap": {"scheme": SEQUENCE}, "ramp": {"scheme": SEQUENCE}},
+        "axis": {**words, "gridColor": grid, "domainColor": grid, "tickColor": grid, "titleFontWeight": "normal"},
+        "legend": {**words, "titleFontWeight": "normal"},
+        "header": words,
+        "title": {"color": text, "subtitleColor": faint, "fontSize": 14, "anchor": "start"},
+    }
+
+
+def picture(chart: "altair.Chart | altair.LayerChart", says: str) -> MarkdownMetadataValue:
+    """The chart as a PNG inside the metadata, so that the UI shows it wherever it runs.
+
+    Parameters
+    ----------
+    chart
+        With its data in it.
+    says
+        What the picture shows, for those who cannot see it.
+    """
+    encoded = base64.b64encode(png(chart)).decode("ascii")
+    return MetadataValue.md(f"![{says}](data:image/png;base64,{encoded})")
+
+
+def png(chart: "altair.Chart | altair.LayerChart") -> bytes:
+    """The chart as a PNG in the common look."""
+    import vl_convert
+
+    specification = chart.to_dict()
+    specification["config"] = config() | specification.get("config", {})
+    picture: bytes = vl_convert.vegalite_to_png(specification, scale=1.5)
+    return picture
