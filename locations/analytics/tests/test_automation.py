@@ -93,7 +93,7 @@ class Daemon:
 
     def rebuild(self, weeks: list[str], months: list[str]) -> None:
         """What the runs of the requested periods end with."""
-        for mart, keys in ((TRIPS_BY_WEEK.asset_key, weeks), (ZONE_HOURLY_DEMAND.asset_key, months)):
+        for mart, keys in ((TRIPS_BY_WEEK.table.asset_key, weeks), (ZONE_HOURLY_DEMAND.table.asset_key, months)):
             for key in keys:
                 self._instance.report_runless_asset_event(AssetMaterialization(mart, partition=key))
 
@@ -109,8 +109,8 @@ class Daemon:
             cursor=self._last.cursor if self._last else None,
             evaluation_time=now,
         )
-        weeks = self._last.get_requested_partitions(TRIPS_BY_WEEK.asset_key)
-        months = self._last.get_requested_partitions(ZONE_HOURLY_DEMAND.asset_key)
+        weeks = self._last.get_requested_partitions(TRIPS_BY_WEEK.table.asset_key)
+        months = self._last.get_requested_partitions(ZONE_HOURLY_DEMAND.table.asset_key)
         assert self._last.total_requested == len(weeks) + len(months)
         return sorted(str(week) for week in weeks), sorted(str(month) for month in months)
 
@@ -221,7 +221,7 @@ def test_a_week_that_is_being_rebuilt_waits_for_its_end(daemon: Daemon) -> None:
     daemon.land(FEBRUARY_GREEN)
     daemon.evaluate()
     rebuilding, others = WEEKS_OF_FEBRUARY[:1], WEEKS_OF_FEBRUARY[1:]
-    daemon.begin(TRIPS_BY_WEEK.asset_key, rebuilding[0])
+    daemon.begin(TRIPS_BY_WEEK.table.asset_key, rebuilding[0])
     daemon.land(FEBRUARY_GREEN)
     assert daemon.evaluate() == (others, [])
     assert daemon.evaluate() == ([], [])
@@ -289,4 +289,4 @@ def test_the_sensor_runs_from_the_start(both_locations: Definitions) -> None:
         for spec in defs().resolve_all_asset_specs()
         if spec.automation_condition is not None
     }
-    assert conditions.keys() == {TRIPS_BY_WEEK.asset_key, ZONE_HOURLY_DEMAND.asset_key}
+    assert conditions.keys() == {TRIPS_BY_WEEK.table.asset_key, ZONE_HOURLY_DEMAND.table.asset_key}
