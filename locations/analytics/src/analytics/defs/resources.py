@@ -1,4 +1,4 @@
-"""What the location's assets are given: the warehouse with ingestion's lake attached, the served folder, the executor."""
+"""What the location's assets are given: warehouse with ingestion's lake attached, served folder, executor."""
 
 from dagster import Definitions, EnvVar
 from dagster import definitions as dagster_definitions
