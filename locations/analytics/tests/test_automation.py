@@ -4,7 +4,15 @@ from datetime import date, datetime, timedelta
 
 import pytest
 from analytics.definitions import defs
-from analytics.defs.marts import TRIPS, TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, ZONES, trips_by_week, zone_hourly_demand
+from analytics.defs.marts import (
+    MARTS,
+    TRIPS,
+    TRIPS_BY_WEEK,
+    ZONE_HOURLY_DEMAND,
+    ZONES,
+    trips_by_week,
+    zone_hourly_demand,
+)
 from dagster import (
     AssetCheckEvaluation,
     AssetCheckResult,
@@ -281,12 +289,12 @@ def test_every_week_a_file_may_have_trips_of_is_rebuilt(daemon: Daemon, month: d
     assert {f"green|{day - timedelta(days=day.weekday())}" for day in days} <= set(weeks)
 
 
-def test_the_sensor_runs_from_the_start(both_locations: Definitions) -> None:
-    sensor = both_locations.resolve_sensor_def("analytics_automation")
+def test_the_sensor_runs_from_the_start() -> None:
+    sensor = defs().resolve_sensor_def("analytics_automation")
     assert sensor.default_status is DefaultSensorStatus.RUNNING
     conditions = {
         spec.key: spec.automation_condition
         for spec in defs().resolve_all_asset_specs()
         if spec.automation_condition is not None
     }
-    assert conditions.keys() == {TRIPS_BY_WEEK.table.asset_key, ZONE_HOURLY_DEMAND.table.asset_key}
+    assert conditions.keys() == {mart.table.asset_key for mart in MARTS}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -62,14 +63,8 @@ PAYMENTS = {
     5: "unknown",
     6: "voided",
 }
-BANDS = [
-    (0, 1, "0 to 1"),
-    (1, 2, "1 to 2"),
-    (2, 3, "2 to 3"),
-    (3, 5, "3 to 5"),
-    (5, 10, "5 to 10"),
-    (10, 20, "10 to 20"),
-]
+EDGES = [0, 1, 2, 3, 5, 10, 20]
+BANDS = [(float(low), high, f"{low} to {high}") for low, high in pairwise(EDGES)]
 
 
 def total(trips: list[Trip], column: str) -> float | None:
@@ -101,7 +96,7 @@ def by_distance(service: str, trips: list[Trip]) -> dict[tuple[Any, ...], tuple[
         for low, high, name in BANDS:
             if low <= trip.trip_distance < high:
                 return name, low
-        return "20 and more", 20
+        return "20 and more", 20.0
 
     groups = grouped(trips, lambda trip: [(service, month(trip), *band(trip))])
     found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
