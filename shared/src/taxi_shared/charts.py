@@ -36,16 +36,19 @@ def config(dark: bool = False) -> dict[str, Any]:
 
 
 def picture(chart: "altair.Chart | altair.LayerChart", says: str) -> MarkdownMetadataValue:
-    """The chart as a PNG inside the metadata, so that the UI shows it wherever it runs.
+    """The chart, with its data in it, as `embedded` shows it."""
+    return embedded(png(chart), says)
+
+
+def embedded(image: bytes, says: str) -> MarkdownMetadataValue:
+    """A PNG inside the metadata, so that the UI shows it wherever it runs.
 
     Parameters
     ----------
-    chart
-        With its data in it.
     says
         What the picture shows, for those who cannot see it.
     """
-    encoded = base64.b64encode(png(chart)).decode("ascii")
+    encoded = base64.b64encode(image).decode("ascii")
     return MetadataValue.md(f"![{says}](data:image/png;base64,{encoded})")
 
 

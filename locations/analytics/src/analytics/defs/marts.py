@@ -4,11 +4,12 @@ Each mart's table is its contract, and each mart's content is one SELECT in a `.
 run replaces the periods it was asked for, all in one transaction.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 from dagster import (
@@ -20,13 +21,18 @@ from dagster import (
     PartitionMapping,
     asset,
 )
+from taxi_shared.charts import picture
 from taxi_shared.contracts import TableContract, contract
 from taxi_shared.lineage import column_lineage
 from taxi_shared.partitions import FILE_MONTHS, FILES_OF_MONTH, FILES_OF_WEEK, SERVICE_WEEKS
 from taxi_shared.previews import PREVIEW_ROWS, preview
 from taxi_shared.warehouse import Warehouse
 
+from analytics import charts
 from analytics.defs.automation import FOLLOW_TRIPS
+
+if TYPE_CHECKING:
+    import altair
 
 OWNERS = ["team:analytics"]
 TRIPS = contract("raw.taxi_trips")
@@ -43,6 +49,8 @@ class Mart:
     ----------
     time_column
         Column whose values, dates or times, lie within the period of their partition.
+    chart
+        Draws the rows of `charted`, a query that may use the period's `$service`, `$first_day` and `$day_after`.
     most
         Column by which the rows worth showing come first.
     """
@@ -50,6 +58,8 @@ class Mart:
     table: TableContract
     partitions: MultiPartitionsDefinition
     time_column: str
+    charted: str
+    chart: Callable[[list[dict[str, Any]]], "altair.Chart | altair.LayerChart"]
     most: str = "trips"
 
     @property
@@ -77,13 +87,62 @@ class Period:
         first = date.fromisoformat(values["month"])
         return cls(key, values["service"], first, (first + timedelta(days=31)).replace(day=1))
 
+    @property
+    def bounds(self) -> dict[str, str | date]:
+        """The period as parameters of a query."""
+        return {"service": self.service, "first_day": self.first_day, "day_after": self.day_after}
 
-TRIPS_BY_WEEK = Mart(contract("marts.trips_by_week"), SERVICE_WEEKS, "week")
-ZONE_HOURLY_DEMAND = Mart(contract("marts.zone_hourly_demand"), FILE_MONTHS, "pickup_hour")
-FARE_ECONOMICS = Mart(contract("marts.fare_economics"), FILE_MONTHS, "month")
-FARES_BY_DISTANCE = Mart(contract("marts.fares_by_distance"), FILE_MONTHS, "month")
-AIRPORT_TRIPS = Mart(contract("marts.airport_trips"), FILE_MONTHS, "day")
-LOAD_QUALITY = Mart(contract("marts.load_quality"), FILE_MONTHS, "file_month", most="row_count")
+
+_TWO_YEARS = "BETWEEN $first_day::DATE - INTERVAL 2 YEAR AND $first_day"
+_OF_THE_MONTH = "service = $service AND month BETWEEN $first_day AND $day_after::DATE - 1"
+
+TRIPS_BY_WEEK = Mart(
+    contract("marts.trips_by_week"),
+    SERVICE_WEEKS,
+    "week",
+    f"SELECT service, week::VARCHAR AS week, trips FROM marts.trips_by_week WHERE week {_TWO_YEARS}",
+    charts.weekly_trend,
+)
+ZONE_HOURLY_DEMAND = Mart(
+    contract("marts.zone_hourly_demand"),
+    FILE_MONTHS,
+    "pickup_hour",
+    """SELECT strftime(pickup_hour, '%a') AS weekday, hour(pickup_hour) AS hour,
+      sum(trips) / count(DISTINCT pickup_hour) AS pickups
+    FROM marts.zone_hourly_demand
+    WHERE service = $service AND pickup_hour >= $first_day::DATE AND pickup_hour < $day_after::DATE GROUP BY ALL""",
+    charts.hour_of_week,
+)
+FARE_ECONOMICS = Mart(
+    contract("marts.fare_economics"),
+    FILE_MONTHS,
+    "month",
+    f"FROM marts.fare_economics WHERE {_OF_THE_MONTH}",
+    charts.fares_by_payment,
+)
+FARES_BY_DISTANCE = Mart(
+    contract("marts.fares_by_distance"),
+    FILE_MONTHS,
+    "month",
+    f"FROM marts.fares_by_distance WHERE {_OF_THE_MONTH}",
+    charts.fares_by_distance,
+)
+AIRPORT_TRIPS = Mart(
+    contract("marts.airport_trips"),
+    FILE_MONTHS,
+    "day",
+    f"FROM marts.airport_trips WHERE {_OF_THE_MONTH.replace('month', 'day')}",
+    charts.airport_trips,
+)
+LOAD_QUALITY = Mart(
+    contract("marts.load_quality"),
+    FILE_MONTHS,
+    "file_month",
+    f"""SELECT service, file_month::VARCHAR AS file_month, outcome, row_count
+    FROM marts.load_quality WHERE file_month {_TWO_YEARS}""",
+    charts.quarantine_share,
+    most="row_count",
+)
 MARTS = (TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, FARE_ECONOMICS, FARES_BY_DISTANCE, AIRPORT_TRIPS, LOAD_QUALITY)
 
 
@@ -172,6 +231,22 @@ def _rebuild(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart) -
         for period in periods:
             context.add_asset_metadata(_shown(connection, mart, period), partition_key=period.partition_key)
     context.add_asset_metadata({"dagster/column_lineage": column_lineage(select, mart.table)})
+    with warehouse.read() as connection:
+        # One picture for each service and not one for each period: a run may have hundreds.
+        for period in {period.service: period for period in periods}.values():
+            _add_picture(context, connection, mart, period)
+
+
+def _add_picture(
+    context: AssetExecutionContext, connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period
+) -> None:
+    bounds = {name: value for name, value in period.bounds.items() if f"${name}" in mart.charted}
+    frame = connection.execute(mart.charted, bounds).df()
+    if not frame.empty:
+        # Through JSON, which has a null where pandas has a NaN.
+        chart = mart.chart(json.loads(frame.to_json(orient="records")))
+        says = f"{mart.table.description}: {period.partition_key}"
+        context.add_asset_metadata({"chart": picture(chart, says)}, partition_key=period.partition_key)
 
 
 def _shown(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) -> dict[str, Any]:
@@ -179,9 +254,8 @@ def _shown(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) ->
     where = (
         f"WHERE service = $service AND {mart.time_column} >= $first_day::DATE AND {mart.time_column} < $day_after::DATE"
     )
-    bounds = {"service": period.service, "first_day": period.first_day, "day_after": period.day_after}
     counted = connection.execute(
-        f"SELECT count(*), coalesce(sum({mart.most}), 0)::BIGINT FROM {mart.table.table} {where}", bounds
+        f"SELECT count(*), coalesce(sum({mart.most}), 0)::BIGINT FROM {mart.table.table} {where}", period.bounds
     ).fetchone()
     rows, total = counted or (0, 0)
     return {
@@ -189,7 +263,7 @@ def _shown(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) ->
         mart.most: total,
         "preview": preview(
             connection.execute(
-                f"FROM {mart.table.table} {where} ORDER BY {mart.most} DESC LIMIT {PREVIEW_ROWS}", bounds
+                f"FROM {mart.table.table} {where} ORDER BY {mart.most} DESC LIMIT {PREVIEW_ROWS}", period.bounds
             )
         ),
     }
