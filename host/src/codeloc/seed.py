@@ -58,7 +58,15 @@ SEED = (
 REPORT = "report.html"
 
 # What follows the seed by itself; `up` waits for it.
-FOLLOWING = ("marts/trips_by_week", "marts/zone_hourly_demand")
+FOLLOWING = (
+    "marts/trips_by_week",
+    "marts/zone_hourly_demand",
+    "marts/fare_economics",
+    "marts/fares_by_distance",
+    "marts/airport_trips",
+    "marts/load_quality",
+    "reports/manhattan_map",
+)
 
 
 def source_environment(source: str, sample_url: str, zones_url: str | None) -> dict[str, str]:

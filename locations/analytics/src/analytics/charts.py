@@ -224,9 +224,7 @@ def fares_by_distance(rows: "Rows") -> "altair.LayerChart":
     base = (
         alt.Chart(_data(rows))
         .transform_filter("isValid(datum.from_miles)")
-        .transform_aggregate(
-            trips="sum(trips)", fares="sum(fare_amount)", groupby=["distance_band", "from_miles"]
-        )
+        .transform_aggregate(trips="sum(trips)", fares="sum(fare_amount)", groupby=["distance_band", "from_miles"])
         .transform_filter("datum.trips > 0")
         .transform_calculate(fare="datum.fares / datum.trips")
         .encode(
@@ -359,9 +357,7 @@ def quarantine_share(rows: "Rows") -> "altair.LayerChart":
         .transform_calculate(
             quarantined="datum.outcome == 'kept' ? 0 : datum.row_count", month="toDate(datum.file_month)"
         )
-        .transform_aggregate(
-            quarantined="sum(quarantined)", rows="sum(row_count)", groupby=["service", "month"]
-        )
+        .transform_aggregate(quarantined="sum(quarantined)", rows="sum(row_count)", groupby=["service", "month"])
         .transform_calculate(
             share="datum.rows > 0 ? datum.quarantined / datum.rows : 0", name="utcFormat(datum.month, '%B %Y')"
         )
@@ -418,9 +414,9 @@ def quarantine_reasons(rows: "Rows") -> "altair.LayerChart":
         x=alt.X("rows:Q", axis=alt.Axis(format="~s", tickCount=5), title="rows quarantined")
     )
     labels = base.mark_text(align="left", dy=-12).encode(x=alt.datum(0), text="says:N")
-    return alt.layer(
-        bars, labels, description="Bars of the number of rows quarantined for each reason."
-    ).properties(width=420, height=260)
+    return alt.layer(bars, labels, description="Bars of the number of rows quarantined for each reason.").properties(
+        width=420, height=260
+    )
 
 
 def _data(rows: "Rows") -> Any:  # noqa: ANN401  (altair's stubs want more of rows than they need)
