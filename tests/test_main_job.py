@@ -47,6 +47,8 @@ def test_both_locations_are_loaded_and_every_asset_is_materialized(sample: Platf
             "raw/taxi_zones",
             "marts/trips_by_week",
             "marts/zone_hourly_demand",
+            "bi/trips_by_week",
+            "bi/zone_hourly_demand",
         ),
         1,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from taxi_shared.contracts import Column, TableContract
-from taxi_shared.warehouse import LakeMissingError, TableBusyError, Warehouse, WarehouseError
+from taxi_shared.warehouse import LakeMissingError, TableBusyError, Warehouse, WarehouseError, without_password
 
 
 # The processes below must not inherit DuckDB's or a lock's state.
@@ -266,6 +266,5 @@ def test_two_processes_that_spill_at_once_do_not_touch_each_others_files(tmp_pat
 
 
 def test_a_password_is_masked_however_it_is_quoted() -> None:
-    warehouse = Warehouse(lake="one", catalog="host=/nonexistent", data_root="/nonexistent")
-    shown = warehouse._without_password(RuntimeError(r"dsn: user=a password='hun\'ter 2' port=1 password=hunter2 x"))
+    shown = without_password(RuntimeError(r"dsn: user=a password='hun\'ter 2' port=1 password=hunter2 x"))
     assert shown == "dsn: user=a password=*** port=1 password=*** x"

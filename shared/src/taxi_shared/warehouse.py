@@ -244,14 +244,10 @@ class Warehouse(DuckDBResource):
         try:
             connection.execute(f"ATTACH {_literal(source)} AS {_identifier(lake)} ({options})")
         except duckdb.Error as error:
-            raise WarehouseError(f"lake '{lake}' cannot be attached: {self._without_password(error)}") from None
+            raise WarehouseError(f"lake '{lake}' cannot be attached: {without_password(error)}") from None
 
     def _data_path(self, lake: str) -> str:
         return f"{self.data_root.rstrip('/')}/{lake}/"
-
-    def _without_password(self, error: Exception) -> str:
-        # As libpq writes it: plain, or quoted with backslashes.
-        return re.sub(r"password=('(?:\\.|[^'\\])*'|\S+)", "password=***", str(error))
 
     def _create_missing(self, connection: duckdb.DuckDBPyConnection, tables: Sequence[TableContract]) -> None:
         if not any(_missing_statements(connection, table) for table in tables):
@@ -300,7 +296,7 @@ class Warehouse(DuckDBResource):
             session = psycopg2.connect(self.catalog, application_name=f"warehouse {self.lake}")
         except psycopg2.OperationalError as error:
             raise WarehouseError(
-                f"the catalog of lake '{self.lake}' cannot be reached: {self._without_password(error).strip()}\n"
+                f"the catalog of lake '{self.lake}' cannot be reached: {without_password(error)}\n"
                 "Check that Postgres is up and that WAREHOUSE_CATALOG names it."
             ) from None
         try:
@@ -358,6 +354,12 @@ class Warehouse(DuckDBResource):
 def metadata_schema(lake: str) -> str:
     """The Postgres schema that holds the catalog of `lake`."""
     return f"lake_{lake}"
+
+
+def without_password(error: Exception) -> str:
+    """What the error says, with the password of a connection string masked."""
+    # As libpq writes it: plain, or quoted with backslashes.
+    return re.sub(r"password=('(?:\\.|[^'\\])*'|\S+)", "password=***", str(error)).strip()
 
 
 def _missing_statements(connection: duckdb.DuckDBPyConnection, table: TableContract) -> list[str]:
