@@ -352,8 +352,8 @@ def adhoc_request_sensor(context: SensorEvaluationContext, requests: RequestFold
     found, before = read_folder(folder), Remembered.of(context)
     new = [filed for filed in found.requests if before.requested.get(filed.name) != filed.version]
     chosen = new[:MOST_REQUESTS]
-    # Of files that are there, bad ones too: mended back to what was requested, they need no run.
-    there = {filed.name for filed in found.requests} | {bad.file.removesuffix(".json") for bad in found.problems}
+    # A file that went bad or away is forgotten: what it is next runs, even if that is what it was before.
+    there = {filed.name for filed in found.requests}
     after = Remembered(
         requested={name: version for name, version in before.requested.items() if name in there}
         | {filed.name: filed.version for filed in chosen},
