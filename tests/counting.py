@@ -62,3 +62,29 @@ def trips_per_week(files: list[Path]) -> list[tuple[date, int]]:
             ).fetchall():
                 weeks[monday] = weeks.get(monday, 0) + trips
     return sorted(weeks.items())
+
+
+def trips_by_hour(files: list[Path], zones: Path, borough: str, first: date, last: date) -> dict[tuple[int, int], int]:
+    """Trips picked up in a borough from `first` to `last`, by weekday (0 is Monday) and hour.
+
+    `zones` is TLC's lookup table: the borough of each zone.
+    """
+    found: dict[tuple[int, int], int] = {}
+    with duckdb.connect() as connection:
+        for file in files:
+            for weekday, hour, trips in connection.execute(
+                f"""SELECT (dayofweek(pickup) + 6) % 7, hour(pickup), count(*) FROM {_rows(file)}
+                WHERE {KEPT} AND pickup::DATE BETWEEN $first AND $last
+                AND PULocationID IN (SELECT LocationID FROM read_csv($zones) WHERE Borough = $borough)
+                GROUP BY ALL""",
+                {
+                    "month": _month(file),
+                    "file": str(file),
+                    "zones": str(zones),
+                    "borough": borough,
+                    "first": first,
+                    "last": last,
+                },
+            ).fetchall():
+                found[weekday, hour] = found.get((weekday, hour), 0) + trips
+    return found

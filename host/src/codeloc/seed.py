@@ -1,7 +1,7 @@
 """What an empty platform is filled with: the example's sources, and the runs that load them.
 
-A team that puts its own data in replaces this module, the settings of the source, and the words of
-`up`'s summary; nothing else of the host knows the example.
+A team that puts its own data in replaces this module, `requests.py`, the settings of the source, and the
+words of `up`'s summary; nothing else of the host knows the example.
 """
 
 import urllib.parse
