@@ -4,10 +4,10 @@ from datetime import date, datetime
 
 import pytest
 from analytics.definitions import defs
-from analytics.defs import bi
-from analytics.defs.bi import MARTS, published_marts
-from analytics.defs.marts import trips_by_week
-from analytics.publishing import BiDatabase, Period
+from analytics.defs.bi import published_marts
+from analytics.defs.marts import MARTS, trips_by_week
+from analytics.periods import Period
+from analytics.publishing import BiDatabase
 from dagster import (
     AssetKey,
     AssetMaterialization,
@@ -38,13 +38,13 @@ WEEKLY = AssetKey(["bi", "trips_by_week"])
     ],
 )
 def test_a_partition_is_a_period(partitions: MultiPartitionsDefinition, key: str, period: Period) -> None:
-    assert bi._period(partitions, key) == period
+    assert Period.of(partitions, key) == period
 
 
 def test_every_mart_of_the_location_is_published_with_its_own_partitions() -> None:
     specs = {spec.key: spec for spec in defs().resolve_all_asset_specs()}
     marts = {key for key, spec in specs.items() if spec.group_name == "marts"}
-    assert marts <= {mart.table.asset_key for mart in MARTS}
+    assert marts == {mart.table.asset_key for mart in MARTS}
     for key in marts:
         published = specs[AssetKey(["bi", key.path[-1]])]
         assert published.partitions_def == specs[key].partitions_def
@@ -72,7 +72,7 @@ def test_a_run_publishes_its_periods_of_the_mart(
     rows = execute(bi_database.connection_string, "SELECT * FROM marts.trips_by_week ORDER BY week")
     assert rows == content(warehouse, "marts.trips_by_week")
     assert [row[2] for row in rows] == [1, 2, 1]
-    (newest, *_) = found["green|2023-01-02"]["newest_rows"].records
+    (newest, *_) = found["green|2023-01-02"]["preview"].records
     assert (newest.data["week"], newest.data["trips"]) == ("2023-01-16", 1)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import psycopg2
 import pytest
 from analytics import publishing
-from analytics.publishing import POSTGRES_TYPES, BiDatabase, Period, PublishingError, publish
+from analytics.periods import Period
+from analytics.publishing import POSTGRES_TYPES, BiDatabase, PublishingError, publish
 from taxi_shared.contracts import Column, TableContract
 from taxi_shared.warehouse import Warehouse
 

@@ -7,27 +7,24 @@ from dagster import MetadataValue, TableColumn, TableMetadataValue, TableRecord,
 
 if TYPE_CHECKING:
     import duckdb
+    import psycopg2.extensions
 
 Cell = str | int | float | bool | None
 PREVIEW_ROWS = 10
 
 
-def preview(result: "duckdb.DuckDBPyConnection") -> TableMetadataValue:
+def preview(result: "duckdb.DuckDBPyConnection | psycopg2.extensions.cursor") -> TableMetadataValue:
     """The rows of a query that was just executed, as a table in the UI; the query bounds their number.
 
     Parameters
     ----------
     result
-        What `connection.execute(...)` returned.
+        What DuckDB's `connection.execute(...)` returned, or a Postgres cursor.
     """
     names = [str(name) for name, *_ in result.description or []]
-    types = [str(type_) for _, type_, *_ in result.description or []]
-    rows = result.fetchall()
-    return MetadataValue.table(
-        [TableRecord(dict(zip(names, map(_cell, row), strict=True))) for row in rows],
-        # Dagster cannot tell the columns of a table without rows.
-        schema=TableSchema([TableColumn(name, type_) for name, type_ in zip(names, types, strict=True)]),
-    )
+    rows = [dict(zip(names, map(_cell, row), strict=True)) for row in result.fetchall()]
+    # Dagster cannot tell the columns of a table without rows.
+    return MetadataValue.table([TableRecord(row) for row in rows], schema=TableSchema(list(map(TableColumn, names))))
 
 
 def _cell(value: object) -> Cell:

@@ -7,7 +7,6 @@ run replaces the periods it was asked for, all in one transaction.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from taxi_shared.warehouse import Warehouse
 
 from analytics import charts
 from analytics.defs.automation import FOLLOW_TRIPS
+from analytics.periods import Period
 
 if TYPE_CHECKING:
     import altair
@@ -66,31 +66,6 @@ class Mart:
     def name(self) -> str:
         """The table's name without its schema."""
         return self.table.table.split(".")[1]
-
-
-@dataclass(frozen=True)
-class Period:
-    """What one partition of a mart holds: a service's days from `first_day` until before `day_after`."""
-
-    partition_key: str
-    service: str
-    first_day: date
-    day_after: date
-
-    @classmethod
-    def of(cls, key: str, partitions: MultiPartitionsDefinition) -> "Period":
-        """The period of a partition key of `partitions`."""
-        values: Mapping[str, str] = partitions.get_partition_key_from_str(key).keys_by_dimension
-        if "week" in values:
-            monday = date.fromisoformat(values["week"])
-            return cls(key, values["service"], monday, monday + timedelta(weeks=1))
-        first = date.fromisoformat(values["month"])
-        return cls(key, values["service"], first, (first + timedelta(days=31)).replace(day=1))
-
-    @property
-    def bounds(self) -> dict[str, str | date]:
-        """The period as parameters of a query."""
-        return {"service": self.service, "first_day": self.first_day, "day_after": self.day_after}
 
 
 _TWO_YEARS = "BETWEEN $first_day::DATE - INTERVAL 2 YEAR AND $first_day"
@@ -213,40 +188,38 @@ def _rebuild(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart) -
     DATE) and the days they span in the variables `first_day` and `day_after`.
     """
     select = files(__package__).joinpath(f"{mart.name}.sql").read_text(encoding="utf-8")
-    periods = [Period.of(key, mart.partitions) for key in context.partition_keys]
+    periods = {key: Period.of(mart.partitions, key) for key in context.partition_keys}
     with warehouse.write(mart.table) as connection:
         connection.execute("CREATE TEMP TABLE requested (service VARCHAR, first_day DATE, day_after DATE)")
         connection.executemany(
             "INSERT INTO requested VALUES ($1, $2, $3)",
-            [(period.service, period.first_day, period.day_after) for period in periods],
+            [(period.service, period.first_day, period.day_after) for period in periods.values()],
         )
-        connection.execute("SET VARIABLE first_day = $1", [min(period.first_day for period in periods)])
-        connection.execute("SET VARIABLE day_after = $1", [max(period.day_after for period in periods)])
+        connection.execute("SET VARIABLE first_day = $1", [min(period.first_day for period in periods.values())])
+        connection.execute("SET VARIABLE day_after = $1", [max(period.day_after for period in periods.values())])
         connection.execute(
             f"""DELETE FROM {mart.table.table} AS mart WHERE EXISTS (
               FROM requested WHERE requested.service = mart.service
               AND mart.{mart.time_column} >= requested.first_day AND mart.{mart.time_column} < requested.day_after)"""
         )
         connection.execute(f"INSERT INTO {mart.table.table} BY NAME {select}")
-        for period in periods:
-            context.add_asset_metadata(_shown(connection, mart, period), partition_key=period.partition_key)
+        for key, period in periods.items():
+            context.add_asset_metadata(_shown(connection, mart, period), partition_key=key)
     context.add_asset_metadata({"dagster/column_lineage": column_lineage(select, mart.table)})
     with warehouse.read() as connection:
         # One picture for each service and not one for each period: a run may have hundreds.
-        for period in {period.service: period for period in periods}.values():
-            _add_picture(context, connection, mart, period)
+        for key in {period.service: key for key, period in periods.items()}.values():
+            _add_picture(context, connection, mart, key)
 
 
-def _add_picture(
-    context: AssetExecutionContext, connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period
-) -> None:
-    bounds = {name: value for name, value in period.bounds.items() if f"${name}" in mart.charted}
+def _add_picture(context: AssetExecutionContext, connection: duckdb.DuckDBPyConnection, mart: Mart, key: str) -> None:
+    bounds = Period.of(mart.partitions, key).bounds
+    bounds = {name: value for name, value in bounds.items() if f"${name}" in mart.charted}
     frame = connection.execute(mart.charted, bounds).df()
     if not frame.empty:
         # Through JSON, which has a null where pandas has a NaN.
         chart = mart.chart(json.loads(frame.to_json(orient="records")))
-        says = f"{mart.table.description}: {period.partition_key}"
-        context.add_asset_metadata({"chart": picture(chart, says)}, partition_key=period.partition_key)
+        context.add_asset_metadata({"chart": picture(chart, f"{mart.table.description}: {key}")}, partition_key=key)
 
 
 def _shown(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) -> dict[str, Any]:
