@@ -100,10 +100,11 @@ const inBorough = (zone) => selection.borough === EVERYWHERE || zone.borough ===
 
 const number = (value, digits = 0) =>
   value.toLocaleString('en-US', {minimumFractionDigits: digits, maximumFractionDigits: digits});
-const short = (value) => (value < 100_000 ? number(value) : value.toLocaleString('en-US', {notation: 'compact', maximumSignificantDigits: 4}));
+/** Exact as long as it fits a tile. */
+const short = (value) =>
+  value < 10_000_000 ? number(value) : value.toLocaleString('en-US', {notation: 'compact', minimumSignificantDigits: 4, maximumSignificantDigits: 4});
 const money = (value) => `$${number(value, 2)}`;
-const shortMoney = (value) => (value < 100_000 ? `$${number(value)}` : `$${short(value)}`);
-const percent = (share, digits = 1) => `${number(100 * share, digits)} %`;
+const percent = (share, digits = 1) => `${number(100 * share, digits)}%`;
 const clock = (hour) => `${hour}:00`;
 
 function monthWords(month) {
@@ -113,7 +114,7 @@ function monthWords(month) {
 function dayWords(day) {
   return new Date(`${day.slice(0, 10)}T00:00Z`).toLocaleDateString('en-GB', {
     day: 'numeric',
-    month: 'long',
+    month: 'short',
     year: 'numeric',
     timeZone: 'UTC',
   });
@@ -168,7 +169,7 @@ const FIGURES = {
     rows: () => selected('distances').filter((row) => row.from_miles !== null),
     says: (rows) => {
       const [first] = sumsBy(rows, 'distance_band', 'trips', 'fare_amount');
-      return `Most trips are ${first.distance_band} miles long and cost ${money(first.fare_amount / first.trips)}`;
+      return `The usual trip is ${first.distance_band} miles long and costs ${money(first.fare_amount / first.trips)}`;
     },
   },
   tips_by_distance: {
@@ -244,12 +245,11 @@ function tiles() {
   const rows = sum(quality, 'row_count');
   const share = (part, whole, digits) => (whole > 0 ? percent(part / whole, digits) : '–');
   const each = (amount) => (trips > 0 ? money(amount / trips) : '–');
-  const days = new Set(fares.map((row) => row.month).flatMap((month) => [month])).size;
   return [
-    ['trips', 'Trips', trips, short(trips), days > 0 ? `${short(Math.round(trips / daysIn(fares)))} a day` : ''],
-    ['charged', 'Charged in all', charged, shortMoney(charged), `${each(charged)} a trip, with tips and fees`],
+    ['trips', 'Trips', trips, short(trips), trips > 0 ? `${short(trips / daysIn(fares))} a day` : ''],
+    ['charged', 'Charged in all', charged, `$${short(charged)}`, `${each(charged)} a trip, with tips and fees`],
     ['fare', 'Average fare', trips > 0 ? sum(fares, 'fare_amount') / trips : 0, each(sum(fares, 'fare_amount')), 'a trip, by the meter'],
-    ['tip', 'Tip on card fares', sum(card, 'tip_amount') / sum(card, 'fare_amount') || 0, share(sum(card, 'tip_amount'), sum(card, 'fare_amount')), 'of the fare; cash tips are unknown'],
+    ['tip', 'Tip on card fares', sum(card, 'tip_amount') / sum(card, 'fare_amount') || 0, share(sum(card, 'tip_amount'), sum(card, 'fare_amount')), 'of the fare; cash tips are not recorded'],
     ['airport', 'Airport share', (from + to) / trips || 0, share(from + to, trips), `${share(from, trips)} from, ${share(to, trips)} to one`],
     ['quarantined', 'Quarantined', quarantined(quality) / rows || 0, share(quarantined(quality), rows, 2), `${short(quarantined(quality))} of ${short(rows)} rows`],
   ];
