@@ -468,7 +468,7 @@ def _counts(alt: Any) -> Any:  # noqa: ANN401
 
 
 def _distance(alt: Any) -> Any:  # noqa: ANN401
-    short = "replace(replace(datum.label, ' to ', ' - '), ' and more', '+')"
+    short = "replace(replace(datum.label, ' to ', '-'), ' and more', '+')"
     return alt.X(
         "distance_band:N",
         sort=alt.EncodingSortField("from_miles", op="min"),

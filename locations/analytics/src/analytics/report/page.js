@@ -102,7 +102,9 @@ const number = (value, digits = 0) =>
   value.toLocaleString('en-US', {minimumFractionDigits: digits, maximumFractionDigits: digits});
 /** Exact as long as it fits a tile. */
 const short = (value) =>
-  value < 10_000_000 ? number(value) : value.toLocaleString('en-US', {notation: 'compact', minimumSignificantDigits: 4, maximumSignificantDigits: 4});
+  value < 1_000_000
+    ? number(value)
+    : value.toLocaleString('en-US', {notation: 'compact', minimumSignificantDigits: 4, maximumSignificantDigits: 4});
 const money = (value) => `$${number(value, 2)}`;
 const percent = (share, digits = 1) => `${number(100 * share, digits)}%`;
 const clock = (hour) => `${hour}:00`;
@@ -162,7 +164,8 @@ const FIGURES = {
     rows: () => selected('payments'),
     says: (rows) => {
       const [first] = sumsBy(rows, 'payment', 'trips', 'total_amount');
-      return `${percent(first.trips / sum(rows, 'trips'), 0)} pay by ${first.payment}, ${money(first.total_amount / first.trips)} a trip`;
+      const how = ['card', 'cash'].includes(first.payment) ? `are paid by ${first.payment}` : `have the payment “${first.payment}”`;
+      return `${percent(first.trips / sum(rows, 'trips'), 0)} of the trips ${how}, ${money(first.total_amount / first.trips)} on average`;
     },
   },
   fares_by_distance: {
@@ -264,7 +267,7 @@ function daysIn(rows) {
 function showTiles() {
   byId('tiles').replaceChildren(
     ...tiles().map(([name, title, value, figure, besides]) => {
-      const exact = element('data', {value: String(value)}, figure);
+      const exact = element('data', {value, title: number(value, Number.isInteger(value) ? 0 : 4)}, figure);
       return element('div', {class: 'tile', id: `tile-${name}`},
         element('dt', {}, title),
         element('dd', {class: 'figure'}, exact),
@@ -319,7 +322,7 @@ function fillSelects() {
   byId('from').replaceChildren(...options(MONTHS, monthWords));
   byId('to').replaceChildren(...options(MONTHS, monthWords));
   const boroughs = [...new Set(SHAPES.map((shape) => shape.properties.borough))].sort();
-  byId('borough').replaceChildren(...options([EVERYWHERE, ...boroughs], (borough) => borough));
+  byId('borough').replaceChildren(...options([EVERYWHERE, ...boroughs], (borough) => (borough === 'EWR' ? 'Newark Airport (EWR)' : borough)));
 }
 
 /** Take from the address what it says and is possible; the rest stays as it is at first. */
