@@ -4,13 +4,14 @@ Each function takes rows as the marts have them (`alt.NamedData` where the page 
 itself, so that whoever calls it only chooses the rows. Colours and fonts come with `taxi_shared.charts.config`.
 """
 
-from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
 from taxi_shared.charts import CATEGORIES, SERVICE_COLOURS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import altair
 
     Rows = Sequence[Mapping[str, object]] | altair.NamedData
@@ -66,9 +67,12 @@ def weekly_trend(rows: "Rows") -> "altair.LayerChart":
         )
         .add_params(nearest)
     )
-    return alt.layer(
-        lines, points, hovered, description="Line chart of the trips per week, one line per service."
-    ).properties(width=720, height=280)
+    return alt.LayerChart(
+        layer=[lines, points, hovered],
+        description="Line chart of the trips per week, one line per service.",
+        width=720,
+        height=280,
+    )
 
 
 def hour_of_week(rows: "Rows") -> "altair.Chart":
@@ -81,7 +85,7 @@ def hour_of_week(rows: "Rows") -> "altair.Chart":
     """
     import altair as alt
 
-    return (
+    chart: altair.Chart = (
         alt.Chart(_data(rows), description="Heat map of the average pickups per hour, by weekday and hour of the day.")
         .transform_calculate(time="datum.hour + ':00 to ' + (datum.hour + 1) + ':00'")
         .mark_rect()
@@ -110,6 +114,7 @@ def hour_of_week(rows: "Rows") -> "altair.Chart":
         )
         .properties(width=560, height=280)
     )
+    return chart
 
 
 def zone_map(rows: "Rows", shapes: "Rows") -> "altair.Chart":
@@ -127,7 +132,7 @@ def zone_map(rows: "Rows", shapes: "Rows") -> "altair.Chart":
     import altair as alt
 
     hovered = alt.selection_point(name="zone", on="pointerover", clear="pointerout", empty=False)
-    return (
+    chart: altair.Chart = (
         alt.Chart(_data(shapes), description="Map of the taxi zones, coloured by the number of pickups.")
         .transform_lookup(lookup="id", from_=alt.LookupData(_data(rows), "zone_id", ["trips", "share"]))
         # The logarithm knows no zero.
@@ -149,6 +154,7 @@ def zone_map(rows: "Rows", shapes: "Rows") -> "altair.Chart":
         .add_params(hovered)
         .properties(width=640, height=560)
     )
+    return chart
 
 
 def fares_by_payment(rows: "Rows") -> "altair.Chart":
@@ -162,7 +168,7 @@ def fares_by_payment(rows: "Rows") -> "altair.Chart":
     import altair as alt
 
     parts = {"fare": FARE_COLOUR, "tip": TIP_COLOUR, "tolls, taxes, fees": OTHER_COLOUR}
-    return (
+    chart: altair.Chart = (
         alt.Chart(_data(rows), description="Bars of the average amounts per trip, by way of payment.")
         .transform_aggregate(
             trips="sum(trips)",
@@ -189,7 +195,7 @@ def fares_by_payment(rows: "Rows") -> "altair.Chart":
             y=alt.Y(
                 "label:N",
                 sort=alt.EncodingSortField("trips", op="max", order="descending"),
-                axis=alt.Axis(labelExpr="split(datum.label, '|')", domain=False, ticks=False),
+                axis=alt.Axis(labelExpr="split(datum.label, '|')", labelOffset=-6, domain=False, ticks=False),
                 scale=alt.Scale(paddingInner=0.45),
                 title=None,
             ),
@@ -209,6 +215,7 @@ def fares_by_payment(rows: "Rows") -> "altair.Chart":
         )
         .properties(width=360, height=280)
     )
+    return chart
 
 
 def fares_by_distance(rows: "Rows") -> "altair.LayerChart":
@@ -238,9 +245,12 @@ def fares_by_distance(rows: "Rows") -> "altair.LayerChart":
         )
     )
     labels = base.mark_text(dy=-8).encode(text=alt.Text("fare:Q", format="$,.0f"))
-    return alt.layer(
-        base.mark_bar(color=FARE_COLOUR), labels, description="Bars of the average fare, by the length of the trip."
-    ).properties(width=360, height=280)
+    return alt.LayerChart(
+        layer=[base.mark_bar(color=FARE_COLOUR), labels],
+        description="Bars of the average fare, by the length of the trip.",
+        width=360,
+        height=280,
+    )
 
 
 def tips_by_distance(rows: "Rows") -> "altair.LayerChart":
@@ -276,11 +286,12 @@ def tips_by_distance(rows: "Rows") -> "altair.LayerChart":
         )
     )
     labels = base.mark_text(dy=-8).encode(text=alt.Text("share:Q", format=".0%"))
-    return alt.layer(
-        base.mark_bar(color=TIP_COLOUR),
-        labels,
+    return alt.LayerChart(
+        layer=[base.mark_bar(color=TIP_COLOUR), labels],
         description="Bars of the tip's share of the fare on trips paid by card, by the length of the trip.",
-    ).properties(width=360, height=280)
+        width=360,
+        height=280,
+    )
 
 
 def airport_trips(rows: "Rows") -> "altair.LayerChart":
@@ -329,7 +340,7 @@ def airport_trips(rows: "Rows") -> "altair.LayerChart":
         )
     )
     bars = base.mark_bar(height=7).encode(
-        x=alt.X("trips:Q", axis=alt.Axis(format="~s", tickCount=5), title="trips"),
+        x=alt.X("trips:Q", axis=_counts(alt), title="trips"),
         color=alt.Color(
             "direction:N",
             scale=alt.Scale(domain=list(DIRECTION_COLOURS), range=list(DIRECTION_COLOURS.values())),
@@ -337,9 +348,12 @@ def airport_trips(rows: "Rows") -> "altair.LayerChart":
         ),
     )
     labels = base.mark_text(align="left", dy=-12).encode(x=alt.datum(0), text="says:N")
-    return alt.layer(
-        bars, labels, description="Bars of the trips from and to each airport, with average minutes and fare."
-    ).properties(width=420, height=280)
+    return alt.LayerChart(
+        layer=[bars, labels],
+        description="Bars of the trips from and to each airport, with average minutes and fare.",
+        width=420,
+        height=280,
+    )
 
 
 def quarantine_share(rows: "Rows") -> "altair.LayerChart":
@@ -373,11 +387,12 @@ def quarantine_share(rows: "Rows") -> "altair.LayerChart":
             ],
         )
     )
-    return alt.layer(
-        base.mark_line(),
-        base.mark_point(filled=True, size=50, opacity=1),
+    return alt.LayerChart(
+        layer=[base.mark_line(), base.mark_point(filled=True, size=50, opacity=1)],
         description="Line chart of the share of rows quarantined in each month's file, one line per service.",
-    ).properties(width=420, height=260)
+        width=420,
+        height=260,
+    )
 
 
 def quarantine_reasons(rows: "Rows") -> "altair.LayerChart":
@@ -410,12 +425,13 @@ def quarantine_reasons(rows: "Rows") -> "altair.LayerChart":
             ],
         )
     )
-    bars = base.mark_bar(height=7).encode(
-        x=alt.X("rows:Q", axis=alt.Axis(format="~s", tickCount=5), title="rows quarantined")
-    )
+    bars = base.mark_bar(height=7).encode(x=alt.X("rows:Q", axis=_counts(alt), title="rows quarantined"))
     labels = base.mark_text(align="left", dy=-12).encode(x=alt.datum(0), text="says:N")
-    return alt.layer(bars, labels, description="Bars of the number of rows quarantined for each reason.").properties(
-        width=420, height=260
+    return alt.LayerChart(
+        layer=[bars, labels],
+        description="Bars of the number of rows quarantined for each reason.",
+        width=420,
+        height=260,
     )
 
 
@@ -424,7 +440,7 @@ def _data(rows: "Rows") -> Any:  # noqa: ANN401  (altair's stubs want more of ro
 
     if isinstance(rows, alt.NamedData):
         return rows
-    return alt.Data(values=[{name: _plain(value) for name, value in row.items()} for row in rows])
+    return alt.InlineData(values=[{name: _plain(value) for name, value in row.items()} for row in rows])
 
 
 def _plain(value: object) -> object:
@@ -443,11 +459,16 @@ def _service(alt: Any) -> Any:  # noqa: ANN401
 
 
 def _trips(alt: Any, title: str) -> Any:  # noqa: ANN401
-    return alt.Y("trips:Q", axis=alt.Axis(format="~s", tickCount=5), title=title)
+    return alt.Y("trips:Q", axis=_counts(alt), title=title)
+
+
+def _counts(alt: Any) -> Any:  # noqa: ANN401
+    # Not by `format`: that gives all ticks one prefix, and nothing as 0k.
+    return alt.Axis(labelExpr="format(datum.value, '~s')", tickCount=5)
 
 
 def _distance(alt: Any) -> Any:  # noqa: ANN401
-    short = "replace(replace(datum.label, ' to ', '–'), ' and more', '+')"
+    short = "replace(replace(datum.label, ' to ', '-'), ' and more', '+')"
     return alt.X(
         "distance_band:N",
         sort=alt.EncodingSortField("from_miles", op="min"),

@@ -6,7 +6,7 @@ WITH monthly AS (
     airport,
     direction,
     sum(trips)::BIGINT AS trips,
-    coalesce(sum(duration_seconds), 0)::BIGINT AS duration_seconds,
+    sum(duration_seconds)::BIGINT AS duration_seconds,
     round(coalesce(fsum(fare_amount), 0), 2) AS fare_amount
   FROM airport_trips
   GROUP BY ALL

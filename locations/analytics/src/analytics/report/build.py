@@ -60,22 +60,21 @@ def sources() -> tuple[TableContract, ...]:
     )
 
 
+def open_sources(connection: "duckdb.DuckDBPyConnection") -> None:
+    """Make the tables of `sources` views of their plain names; one that was never made counts as empty."""
+    for source in sources():
+        name = source.table.split(".")[1]
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {_rows_of(connection, source)}")
+
+
 def datasets(connection: "duckdb.DuckDBPyConnection") -> dict[str, Columns]:
-    """Read what the page shows.
+    """Read what the page shows: each of DATASETS by its name.
 
     Parameters
     ----------
     connection
-        To the lakes `analytics` and `ingestion`; in a transaction, so that all datasets are of one moment. A table
-        that was never made counts as empty.
-
-    Returns
-    -------
-    dict
-        Each of DATASETS by its name.
+        After `open_sources`, and in a transaction, so that all datasets are of one moment.
     """
-    for source in sources():
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW {_name(source)} AS {_rows_of(connection, source)}")
     connection.execute("SET VARIABLE newest_months = $1", [NEWEST_MONTHS])
     # The months themselves, and not those of the pickups: files hold a few trips of the months beside theirs.
     connection.execute(
@@ -86,7 +85,7 @@ def datasets(connection: "duckdb.DuckDBPyConnection") -> dict[str, Columns]:
 
 
 def shapes(connection: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
-    """The zones' shapes as features, for the map; after `datasets`, on the same connection."""
+    """The zones' shapes as features, for the map; `connection` as for `datasets`."""
     zones = connection.execute("SELECT zone_id, zone, borough, geometry_wkt FROM taxi_zones ORDER BY zone_id")
     found: list[dict[str, Any]] = features(zones.fetchall())["features"]
     return found
@@ -116,7 +115,7 @@ def page(data: Mapping[str, Columns], zone_shapes: list[dict[str, Any]], made_at
         made_at_words=f"{made_at.day} {made_at:%B %Y, %H:%M} UTC",
         months=NEWEST_MONTHS,
         style=_text("page.css"),
-        vega=vl_convert.javascript_bundle().replace("</script", r"<\/script"),
+        vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", r"<\/script"),
         script=_text("page.js"),
         data=_embedded(data),
         shapes=_embedded(zone_shapes),
@@ -150,10 +149,6 @@ def _fluid(chart: "altair.Chart | altair.LayerChart") -> dict[str, Any]:
     specification: dict[str, Any] = chart.to_dict()
     del specification["config"]
     return specification | {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
-
-
-def _name(source: TableContract) -> str:
-    return source.table.split(".")[1]
 
 
 def _rows_of(connection: "duckdb.DuckDBPyConnection", source: TableContract) -> str:

@@ -100,10 +100,13 @@ const inBorough = (zone) => selection.borough === EVERYWHERE || zone.borough ===
 
 const number = (value, digits = 0) =>
   value.toLocaleString('en-US', {minimumFractionDigits: digits, maximumFractionDigits: digits});
-const short = (value) => (value < 100_000 ? number(value) : value.toLocaleString('en-US', {notation: 'compact', maximumSignificantDigits: 4}));
+/** Exact as long as it fits a tile. */
+const short = (value) =>
+  value < 1_000_000
+    ? number(value)
+    : value.toLocaleString('en-US', {notation: 'compact', minimumSignificantDigits: 4, maximumSignificantDigits: 4});
 const money = (value) => `$${number(value, 2)}`;
-const shortMoney = (value) => (value < 100_000 ? `$${number(value)}` : `$${short(value)}`);
-const percent = (share, digits = 1) => `${number(100 * share, digits)} %`;
+const percent = (share, digits = 1) => `${number(100 * share, digits)}%`;
 const clock = (hour) => `${hour}:00`;
 
 function monthWords(month) {
@@ -113,7 +116,7 @@ function monthWords(month) {
 function dayWords(day) {
   return new Date(`${day.slice(0, 10)}T00:00Z`).toLocaleDateString('en-GB', {
     day: 'numeric',
-    month: 'long',
+    month: 'short',
     year: 'numeric',
     timeZone: 'UTC',
   });
@@ -161,14 +164,15 @@ const FIGURES = {
     rows: () => selected('payments'),
     says: (rows) => {
       const [first] = sumsBy(rows, 'payment', 'trips', 'total_amount');
-      return `${percent(first.trips / sum(rows, 'trips'), 0)} pay by ${first.payment}, ${money(first.total_amount / first.trips)} a trip`;
+      const how = ['card', 'cash'].includes(first.payment) ? `are paid by ${first.payment}` : `have the payment “${first.payment}”`;
+      return `${percent(first.trips / sum(rows, 'trips'), 0)} of the trips ${how}, ${money(first.total_amount / first.trips)} on average`;
     },
   },
   fares_by_distance: {
     rows: () => selected('distances').filter((row) => row.from_miles !== null),
     says: (rows) => {
       const [first] = sumsBy(rows, 'distance_band', 'trips', 'fare_amount');
-      return `Most trips are ${first.distance_band} miles long and cost ${money(first.fare_amount / first.trips)}`;
+      return `The usual trip is ${first.distance_band} miles long and costs ${money(first.fare_amount / first.trips)}`;
     },
   },
   tips_by_distance: {
@@ -244,12 +248,11 @@ function tiles() {
   const rows = sum(quality, 'row_count');
   const share = (part, whole, digits) => (whole > 0 ? percent(part / whole, digits) : '–');
   const each = (amount) => (trips > 0 ? money(amount / trips) : '–');
-  const days = new Set(fares.map((row) => row.month).flatMap((month) => [month])).size;
   return [
-    ['trips', 'Trips', trips, short(trips), days > 0 ? `${short(Math.round(trips / daysIn(fares)))} a day` : ''],
-    ['charged', 'Charged in all', charged, shortMoney(charged), `${each(charged)} a trip, with tips and fees`],
+    ['trips', 'Trips', trips, short(trips), trips > 0 ? `${short(trips / daysIn(fares))} a day` : ''],
+    ['charged', 'Charged in all', charged, `$${short(charged)}`, `${each(charged)} a trip, with tips and fees`],
     ['fare', 'Average fare', trips > 0 ? sum(fares, 'fare_amount') / trips : 0, each(sum(fares, 'fare_amount')), 'a trip, by the meter'],
-    ['tip', 'Tip on card fares', sum(card, 'tip_amount') / sum(card, 'fare_amount') || 0, share(sum(card, 'tip_amount'), sum(card, 'fare_amount')), 'of the fare; cash tips are unknown'],
+    ['tip', 'Tip on card fares', sum(card, 'tip_amount') / sum(card, 'fare_amount') || 0, share(sum(card, 'tip_amount'), sum(card, 'fare_amount')), 'of the fare; cash tips are not recorded'],
     ['airport', 'Airport share', (from + to) / trips || 0, share(from + to, trips), `${share(from, trips)} from, ${share(to, trips)} to one`],
     ['quarantined', 'Quarantined', quarantined(quality) / rows || 0, share(quarantined(quality), rows, 2), `${short(quarantined(quality))} of ${short(rows)} rows`],
   ];
@@ -264,7 +267,7 @@ function daysIn(rows) {
 function showTiles() {
   byId('tiles').replaceChildren(
     ...tiles().map(([name, title, value, figure, besides]) => {
-      const exact = element('data', {value: String(value)}, figure);
+      const exact = element('data', {value, title: number(value, Number.isInteger(value) ? 0 : 4)}, figure);
       return element('div', {class: 'tile', id: `tile-${name}`},
         element('dt', {}, title),
         element('dd', {class: 'figure'}, exact),
@@ -319,7 +322,7 @@ function fillSelects() {
   byId('from').replaceChildren(...options(MONTHS, monthWords));
   byId('to').replaceChildren(...options(MONTHS, monthWords));
   const boroughs = [...new Set(SHAPES.map((shape) => shape.properties.borough))].sort();
-  byId('borough').replaceChildren(...options([EVERYWHERE, ...boroughs], (borough) => borough));
+  byId('borough').replaceChildren(...options([EVERYWHERE, ...boroughs], (borough) => (borough === 'EWR' ? 'Newark Airport (EWR)' : borough)));
 }
 
 /** Take from the address what it says and is possible; the rest stays as it is at first. */
