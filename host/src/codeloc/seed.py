@@ -65,7 +65,9 @@ FOLLOWING = (
     "marts/fares_by_distance",
     "marts/airport_trips",
     "marts/load_quality",
+    "bi/trips_by_week",
     "reports/manhattan_map",
+    "reports/report",
 )
 
 

@@ -21,6 +21,8 @@ from taxi_shared.charts import picture
 from taxi_shared.warehouse import Warehouse
 
 from analytics.charts import weekly_trend
+from analytics.defs.automation import FOLLOW_MARTS
+from analytics.defs.marts import OWNERS
 from analytics.report import build
 from analytics.report.check import Problem, problems
 from analytics.served import ServedFiles
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from dagster import RawMetadataValue
 
 REPORT: Final = AssetKey(["reports", "report"])
-FILE: Final = "reports/report.html"
+FILE: Final = "report.html"
 CHECK: Final = "opens_and_equals_the_marts"
 LARGEST_TABLE: Final = 20
 """Problems shown in the UI; the first ones tell what is wrong."""
@@ -41,7 +43,7 @@ LARGEST_TABLE: Final = 20
     " service.",
     deps=[source.asset_key for source in build.sources()],
     group_name="reports",
-    owners=["team:analytics"],
+    owners=OWNERS,
     kinds={"html", "altair"},
     check_specs=[
         AssetCheckSpec(
@@ -51,6 +53,7 @@ LARGEST_TABLE: Final = 20
             " Looked at before it takes the old page's place.",
         )
     ],
+    automation_condition=FOLLOW_MARTS,
 )
 def report(
     context: AssetExecutionContext, warehouse: Warehouse, served: ServedFiles
