@@ -11,7 +11,7 @@ from dagster import (
 )
 from taxi_shared.warehouse import Warehouse
 
-from analytics.defs.automation import FOLLOW_TRIPS
+from analytics.defs.automation import FOLLOW_MART
 from analytics.defs.marts import MARTS, OWNERS, Mart
 from analytics.periods import Period
 from analytics.publishing import BiDatabase, publish
@@ -34,7 +34,7 @@ def _published(mart: Mart) -> AssetsDefinition:
         kinds={"postgres"},
         partitions_def=mart.partitions,
         backfill_policy=BackfillPolicy.single_run(),
-        automation_condition=FOLLOW_TRIPS,
+        automation_condition=FOLLOW_MART,
     )
     def publish_mart(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> None:
         periods = {key: Period.of(mart.partitions, key) for key in context.partition_keys}
