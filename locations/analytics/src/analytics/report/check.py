@@ -286,7 +286,11 @@ def _compare(what: str, expected: Mapping[Key, Any], observed: Mapping[Key, Any]
     if wrong:
         more = f" ({len(wrong) - 1} more differ)" if len(wrong) > 1 else ""
         where = ", ".join(map(str, wrong[0]))
-        yield Problem(f"{what}: {where}{more}", f"{expected.get(wrong[0], 0):,}", f"{observed.get(wrong[0], 0):,}")
+        yield Problem(f"{what}: {where}{more}", _words(expected.get(wrong[0], 0)), _words(observed.get(wrong[0], 0)))
+
+
+def _words(number: Any) -> str:  # noqa: ANN401
+    return f"{float(number):,.2f}".removesuffix(".00")
 
 
 def _rows(columns: Mapping[str, list[Any]]) -> list[Row]:

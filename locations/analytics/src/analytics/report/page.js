@@ -381,16 +381,17 @@ function show() {
   showFreshness();
   const months = selection.from === selection.to ? monthWords(selection.from) : `${monthWords(selection.from)} to ${monthWords(selection.to)}`;
   byId('selection').textContent = `Showing ${months}, ${services().join(' and ')}.`;
+  document.body.setAttribute('aria-busy', 'true');
   drawing = drawing.then(drawFigures);
 }
 
 async function drawFigures() {
-  document.body.setAttribute('aria-busy', 'true');
   for (const id of Object.keys(FIGURES)) await showFigure(id);
   document.body.setAttribute('aria-busy', 'false');
 }
 
 function redraw() {
+  document.body.setAttribute('aria-busy', 'true');
   drawing = drawing.then(() => [...views.keys()].forEach(forget)).then(drawFigures);
 }
 
