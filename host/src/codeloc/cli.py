@@ -231,8 +231,9 @@ def request(
 ) -> None:
     """Ask analytics for a chart: a borough's trips per hour by weekday over a period.
 
-    Puts a file into the folder that analytics' sensor watches, and waits for the chart. The same request again makes it
-    anew, from the trips that are loaded by then; another one of the same name takes its place.
+    Puts a file into the folder that analytics' sensor watches, and waits for the chart.
+    The same request again makes it anew, from the trips that are loaded by then;
+    another one of the same name takes its place.
     """
     from codeloc import requests
 

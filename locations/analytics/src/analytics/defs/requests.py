@@ -240,7 +240,9 @@ def _draw(request: AdhocRequest, hours: list[HourOfWeek], days: int, loaded: dic
         .encode(
             x=altair.X("hour:O", title="Hour of the pickup (New York time)", axis=altair.Axis(labelAngle=0)),
             y=altair.Y("weekday:O", title="Weekday", sort=list(WEEKDAYS)),
-            color=altair.Color("trips_per_hour:Q", title=["Trips per hour", "(average)"]),
+            color=altair.Color(
+                "trips_per_hour:Q", title=["Trips per hour", "(average)"], scale=altair.Scale(zero=True)
+            ),
         )
         .properties(width=640, height=240)
     )
