@@ -48,9 +48,12 @@ def weekly_trend(rows: "Rows") -> "altair.LayerChart":
     lines = base.mark_line().encode(y=_trips(alt, "trips per week"), color=_service(alt))
     points = (
         base.transform_joinaggregate(weeks="distinct(week)")
-        .transform_filter(f"datum.weeks <= {WEEKS_WITH_POINTS}")
-        .mark_point(filled=True, size=36, opacity=1)
-        .encode(y=_trips(alt, "trips per week"), color=_service(alt))
+        .mark_point(filled=True, size=36)
+        .encode(
+            y=_trips(alt, "trips per week"),
+            color=_service(alt),
+            opacity=alt.condition(f"datum.weeks <= {WEEKS_WITH_POINTS}", alt.value(1), alt.value(0)),
+        )
     )
     nearest = alt.selection_point(
         name="week", fields=["monday"], nearest=True, on="pointermove", clear="pointerout", empty=False
@@ -482,8 +485,11 @@ def _months(alt: Any, after_last: bool = False) -> Any:  # noqa: ANN401
 
     With `after_last` the axis ends where the last month does, so that its last tick is no month's.
     """
+    days = "(domain('x')[1] - domain('x')[0]) / 86400000"
+    # Of many months each January is named rather than whichever labels find room.
+    skipped = f"datum.index != 0 && utcmonth(datum.value) % ({days} > 400 ? 6 : {days} > 190 ? 3 : 1) != 0"
     name, year = "utcFormat(datum.value, '%b')", "utcFormat(datum.value, '%Y')"
-    label = f"[{name}, utcmonth(datum.value) == 0 || datum.index == 0 ? {year} : '']"
+    label = f"{skipped} ? '' : [{name}, utcmonth(datum.value) == 0 || datum.index == 0 ? {year} : '']"
     return alt.Axis(
         tickCount={"interval": "month", "step": 1},
         labelExpr=f"datum.index == 1 ? '' : {label}" if after_last else label,
