@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -20,6 +21,7 @@ import psycopg2
 import pytest
 import yaml
 from counting import count_file
+from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 CODELOC = str(ROOT / "codeloc")
@@ -29,6 +31,7 @@ LOCATIONS = [
 ]
 T = TypeVar("T")
 FINAL = {"SUCCESS", "FAILURE", "CANCELED"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 _WAREHOUSE_QUERY = """
 import json, os, sys
@@ -274,6 +277,21 @@ def first_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Plat
 def sample(first_start: tuple[Platform, str]) -> Platform:
     """The platform on the sample, its months loaded."""
     return first_start[0]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Whichever Chromium the machine has."""
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)}")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=executable,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
+        )
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")

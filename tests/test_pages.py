@@ -1,34 +1,23 @@
 """The UI in a real browser: both locations loaded, the asset graph drawn."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from conftest import Platform
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    """A page wide enough for the whole graph in whichever Chromium the machine has."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
-        )
-        found = browser.new_page(viewport={"width": 1500, "height": 860}, color_scheme="light")
-        found.set_default_timeout(60_000)
-        yield found
-        browser.close()
+def page(browser: Browser) -> Iterator[Page]:
+    """A page wide enough for the whole graph."""
+    found = browser.new_page(viewport={"width": 1500, "height": 860}, color_scheme="light")
+    found.set_default_timeout(60_000)
+    yield found
+    found.close()
 
 
 def test_both_locations_are_shown_as_loaded(sample: Platform, page: Page) -> None:

@@ -253,6 +253,45 @@ def reload(
     console.print(f"[green]{location} serves its new code[/green] ({seconds:.1f} s). {platform.webserver.url}")
 
 
+@app.command(epilog="Example: ./codeloc request --borough Manhattan --from 2023-01-01 --to 2023-01-31")
+def request(
+    borough: Annotated[
+        str, typer.Option(metavar="BOROUGH", help="Manhattan, Brooklyn, Queens, Bronx, 'Staten Island' or EWR.")
+    ],
+    first_day: Annotated[str, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of the pickups.")],
+    last_day: Annotated[str, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the pickups.")],
+    service: Annotated[
+        str | None, typer.Option(metavar="yellow|green", help="One service only.", show_default="both together")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Names the result.", show_default="made from borough and period")
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Ask analytics for a chart: a borough's trips per hour by weekday over a period.
+
+    Puts a file into the folder that analytics' sensor watches, and waits for the chart.
+    The same request again makes it anew, from the trips that are loaded by then;
+    another one of the same name takes its place.
+    """
+    from codeloc import requests
+
+    platform = Platform(_home(home))
+    wanted = requests.request(borough, first_day, last_day, service, name)
+    if not platform.supervisor.is_running():
+        raise CodelocError("the platform is down: ./codeloc up starts it")
+    folder = platform.home.requests(requests.LOCATION)
+    try:
+        with _progress() as progress:
+            answer = requests.ask(platform.webserver, folder, wanted, platform.supervisor.require_all, progress)
+    except KeyboardInterrupt:
+        console.print(f"The request {wanted.name} goes on without this command: {platform.webserver.url}/runs")
+        raise
+    console.print(f"{answer.trips:,} trips; loaded is {escape(answer.loaded)}.", soft_wrap=True)
+    for label, value in (("Chart", answer.link), ("File", answer.file), ("Run", answer.run_url)):
+        console.print(f"[bold]{label:<7}[/bold] {escape(value)}", soft_wrap=True)
+
+
 @app.command(name="test", epilog="Example: ./codeloc test ingestion")
 def run_tests(
     packages: Annotated[

@@ -4,6 +4,7 @@ Dagster's own Python client launches and reloads, but cannot ask whether locatio
 partitions are there, or what a sensor did last; one small client for all of it reads better than two.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,40 @@ _AUTOMATION = """
 query ($selector: RepositorySelector!) { sensorsOrError(repositorySelector: $selector) { ... on Sensors { results {
     name sensorType sensorState { status ticks(limit: 1) { timestamp endTimestamp status } }
 } } } }
+"""
+
+_TAGGED_RUNS = """
+query ($tags: [ExecutionTag!]) { runsOrError(filter: {tags: $tags}, limit: 100) { ... on Runs { results {
+    runId status } } } }
+"""
+
+_RUN_RESULT = """
+query ($id: ID!) { runOrError(runId: $id) { ... on Run {
+    assetMaterializations { metadataEntries { label
+        ... on IntMetadataEntry { intValue } ... on UrlMetadataEntry { url }
+        ... on PathMetadataEntry { path } ... on TextMetadataEntry { text }
+    } }
+    eventConnection { events { ... on ExecutionStepFailureEvent {
+        failureMetadata { description } error { message cause { message } } } } }
+} } }
+"""
+
+_REEXECUTE = """
+mutation ($id: String!) { launchRunReexecution(reexecutionParams: {parentRunId: $id, strategy: ALL_STEPS}) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+} }
+"""
+
+_SENSOR = """
+query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor {
+    sensorState { status ticks(limit: 1) { status error { message causes { message } } } }
+} } }
+"""
+
+_CHECK = """
+query ($key: AssetKeyInput!, $name: String!) { assetCheckExecutions(assetKey: $key, checkName: $name, limit: 10) {
+    evaluation { success metadataEntries { label ... on TableMetadataEntry { table { records } } } }
+} }
 """
 
 _RELOAD = """
@@ -165,6 +200,54 @@ class Webserver:
         """Status, times and tags of a run."""
         found: dict[str, Any] = self.query(_RUN, id=run_id)["runOrError"]
         return found
+
+    def tagged_runs(self, tags: dict[str, str]) -> list[dict[str, str]]:
+        """Id and status of the newest runs that carry these tags, newest first."""
+        listed = [{"key": key, "value": value} for key, value in tags.items()]
+        results: list[dict[str, str]] = self.query(_TAGGED_RUNS, tags=listed)["runsOrError"]["results"]
+        return results
+
+    def reexecute(self, run_id: str) -> str:
+        """Put a run with the same configuration and tags into the queue; returns its id."""
+        launched = self.query(_REEXECUTE, id=run_id)["launchRunReexecution"]
+        if launched["__typename"] != "LaunchRunSuccess":
+            raise CodelocError(
+                f"run {run_id} could not be run again: {launched.get('message') or launched['__typename']}"
+            )
+        return str(launched["run"]["runId"])
+
+    def result(self, run_id: str) -> dict[str, Any]:
+        """Numbers, texts, paths and addresses in the metadata of what a run materialized, by label."""
+        return {
+            entry["label"]: next((entry[kind] for kind in ("intValue", "url", "path", "text") if kind in entry), None)
+            for event in self.query(_RUN_RESULT, id=run_id)["runOrError"]["assetMaterializations"]
+            for entry in event["metadataEntries"]
+        }
+
+    def failure(self, run_id: str) -> str:
+        """Why the step of a run failed; empty where none did, for example when the run's process died."""
+        for event in self.query(_RUN_RESULT, id=run_id)["runOrError"]["eventConnection"]["events"]:
+            described = (event.get("failureMetadata") or {}).get("description")
+            error = event.get("error")
+            if described or error:
+                return str(described or (error.get("cause") or error)["message"]).strip()
+        return ""
+
+    def sensor(self, location: str, name: str) -> dict[str, Any] | None:
+        """Status and last tick of a sensor; None where the location does not have it, or is not loaded."""
+        selector = {"repositoryLocationName": location, "repositoryName": REPOSITORY, "sensorName": name}
+        state: dict[str, Any] | None = self.query(_SENSOR, selector=selector)["sensorOrError"].get("sensorState")
+        return state
+
+    def check_table(self, key: str, check: str, label: str) -> list[dict[str, Any]]:
+        """Rows of the table `label` in the metadata of an asset check's newest evaluation; none before the first."""
+        executions = self.query(_CHECK, key={"path": key.split("/")}, name=check)["assetCheckExecutions"]
+        for execution in executions:  # newest first; one that has not ended says nothing
+            if execution["evaluation"] is not None:
+                entries = execution["evaluation"]["metadataEntries"]
+                tables = [entry["table"]["records"] for entry in entries if entry["label"] == label]
+                return [json.loads(record) for records in tables for record in records]
+        return []
 
     def active_runs(self) -> list[str]:
         """Runs that are queued or under way."""

@@ -71,6 +71,10 @@ class Home:
         """Files that one location keeps outside the warehouse."""
         return self.path / "files" / location
 
+    def requests(self, location: str) -> Path:
+        """Where people put files that ask one location for something."""
+        return self.location_files(location) / "requests"
+
     def make(self) -> None:
         """Create the folder and what is always in it, closed to other users."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,7 +107,7 @@ class State:
 
     def save(self, home: Home) -> None:
         """Remember this, whole or not at all."""
-        _write_whole(_state_file(home), json.dumps(asdict(self), indent=2))
+        write_whole(_state_file(home), json.dumps(asdict(self), indent=2))
 
 
 def passwords(home: Home, roles: list[str], given: dict[str, str]) -> dict[str, str]:
@@ -125,7 +129,7 @@ def passwords(home: Home, roles: list[str], given: dict[str, str]) -> dict[str, 
     missing = [role for role in roles if role not in kept and role not in given]
     if missing:
         kept |= {role: secrets.token_urlsafe(24) for role in missing}
-        _write_whole(file, json.dumps(kept, indent=2))
+        write_whole(file, json.dumps(kept, indent=2))
     return {role: given.get(role) or kept[role] for role in roles}
 
 
@@ -140,15 +144,16 @@ def save_reader(home: Home, settings: dict[str, str | int | list[str]], password
         What `reader_password` shall hold. DuckDB shows the connection strings of what is attached to
         everyone who asks, hence the password is not in there.
     """
-    _write_whole(home.reader_password, password_line)
-    _write_whole(home.path / "reader.json", json.dumps(settings, indent=2))
+    write_whole(home.reader_password, password_line)
+    write_whole(home.path / "reader.json", json.dumps(settings, indent=2))
 
 
 def _state_file(home: Home) -> Path:
     return home.path / "state.json"
 
 
-def _write_whole(file: Path, content: str) -> None:
+def write_whole(file: Path, content: str) -> None:
+    """Write a file that only its owner can read, so that a reader sees it as it was or as it is."""
     write_private(file.with_suffix(".part"), content)
     file.with_suffix(".part").replace(file)
 

@@ -306,7 +306,8 @@ class Platform:
     ) -> dict[str, str]:
         """What a location's processes get besides: its own lake's role, its own files, the source."""
         files = self.home.location_files(location.name)
-        files.mkdir(parents=True, exist_ok=True)
+        requests = self.home.requests(location.name)
+        requests.mkdir(parents=True, exist_ok=True)
         self.home.reports.mkdir(parents=True, exist_ok=True)
         return {
             "WAREHOUSE_CATALOG": server.connection_string(postgres.WAREHOUSE, location.name, secrets[location.name]),
@@ -319,6 +320,7 @@ class Platform:
             "WAREHOUSE_S3_ACCESS_KEY_ID": self.settings.warehouse_s3_access_key_id,
             "WAREHOUSE_S3_SECRET_ACCESS_KEY": self.settings.warehouse_s3_secret_access_key.get_secret_value(),
             "LANDING_DIR": str(files),
+            "REQUESTS_DIR": str(requests),
             "REPORTS_DIR": str(self.home.reports),
             "REPORTS_URL": self.reports_url,
             **self._source_environment(),

@@ -1,7 +1,7 @@
 """What an empty platform is filled with: the example's sources, and the runs that load them.
 
-A team that puts its own data in replaces this module, the settings of the source, and the words of
-`up`'s summary; nothing else of the host knows the example.
+A team that puts its own data in replaces this module, `requests.py`, the settings of the source, and the
+words of `up`'s summary; nothing else of the host knows the example.
 """
 
 import urllib.parse
@@ -58,7 +58,17 @@ SEED = (
 REPORT = "report.html"
 
 # What follows the seed by itself; `up` waits for it.
-FOLLOWING = ("marts/trips_by_week", "marts/zone_hourly_demand")
+FOLLOWING = (
+    "marts/trips_by_week",
+    "marts/zone_hourly_demand",
+    "marts/fare_economics",
+    "marts/fares_by_distance",
+    "marts/airport_trips",
+    "marts/load_quality",
+    "bi/trips_by_week",
+    "reports/manhattan_map",
+    "reports/report",
+)
 
 
 def source_environment(source: str, sample_url: str, zones_url: str | None) -> dict[str, str]:

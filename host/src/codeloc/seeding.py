@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from codeloc.errors import CodelocError
 from codeloc.graphql import Webserver
+from codeloc.runs import FollowedRun
 from codeloc.seed import FOLLOWING, SEED, SeedRun
 
 _LONGEST_RUN = 3600
 _LONGEST_FOLLOWING = 1800
-# The daemon says a little after a failure whether it tries the run again.
-_LONGEST_DECISION = 30
 
 
 @dataclass(frozen=True)
@@ -80,28 +79,18 @@ def _load(
     require_all: Callable[[], None],
     progress: Callable[[str, int, int], None],
 ) -> None:
-    waiting = {webserver.launch(seed.location, seed.job, seed.tags): seed for seed in missing}
-    failed_at: dict[str, float] = {}
+    waiting = {FollowedRun(webserver, webserver.launch(seed.location, seed.job, seed.tags)): seed for seed in missing}
     deadline = time.monotonic() + _LONGEST_RUN
     while waiting:
         progress("loading", len(missing) - len(waiting), len(missing))
-        for run_id, seed in list(waiting.items()):
-            run = webserver.run(run_id)
-            tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-            retry = tags.get("dagster/auto_retry_run_id")
-            if run["status"] == "SUCCESS":
-                del waiting[run_id]
-            elif retry is not None:
-                waiting[retry] = waiting.pop(run_id)
-            elif run["status"] in ("FAILURE", "CANCELED"):
-                since = failed_at.setdefault(run_id, time.monotonic())
-                if tags.get("dagster/will_retry") == "true" and time.monotonic() - since < _LONGEST_DECISION:
-                    continue
-                if "dagster/will_retry" not in tags and time.monotonic() - since < 2:
-                    continue
+        for run, seed in list(waiting.items()):
+            status = run.end()
+            if status == "SUCCESS":
+                del waiting[run]
+            elif status is not None:
                 raise CodelocError(
-                    f"{seed.job} {seed.partition or ''} ended as {run['status']}: see why at"
-                    f" {webserver.url}/runs/{run_id}\nThe platform is up; ./codeloc up again loads what is missing."
+                    f"{seed.job} {seed.partition or ''} ended as {status}: see why at {run.url}"
+                    "\nThe platform is up; ./codeloc up again loads what is missing."
                 )
         if time.monotonic() > deadline:
             raise CodelocError(f"{len(waiting)} runs are not done after {_LONGEST_RUN} s: see {webserver.url}/runs")

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +37,10 @@ class Trip:
     fare_amount: float | None = 8.1
     tip_amount: float | None = 2.2
     total_amount: float | None = 11.3
+    tolls_amount: float | None = 0.0
+    payment_type: int | None = 1
+    dropoff_zone_id: int = 237
+    lasts: timedelta = timedelta(minutes=10)
 
 
 def lake_in(folder: Path, lake: str, reads: Sequence[str] = ()) -> Warehouse:
@@ -63,9 +67,10 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 def load_months(ingestion: Warehouse, months: Mapping[str, Sequence[Trip]]) -> None:
     """Replace the trips of each file, named by its partition key, as ingestion does."""
-    columns = ["service", "file_month", "source_row", "dropoff_at", "dropoff_zone_id", *Trip.__dataclass_fields__]
+    columns = ["service", "file_month", "source_row", *Trip.__dataclass_fields__]
+    columns[-1] = "dropoff_at"
     rows = [
-        [service, month, row, trip.pickup_at, trip.pickup_zone_id, *astuple(trip)]
+        [service, month, row, *astuple(trip)[:-1], trip.pickup_at + trip.lasts]
         for (month, service), trips in ((key.split("|"), trips) for key, trips in months.items())
         for row, trip in enumerate(trips)
     ]
@@ -76,9 +81,12 @@ def load_months(ingestion: Warehouse, months: Mapping[str, Sequence[Trip]]) -> N
 
 
 def load_zones(ingestion: Warehouse, names: dict[int, str]) -> None:
-    """Replace the zones; each zone's borough is named after it."""
+    """Replace the zones; each zone's borough is named after it, and an airport is called so."""
     columns = ["zone_id", "zone", "borough", "service_zone"]
-    rows = [[zone, name, f"{name} borough", "Boro Zone"] for zone, name in names.items()]
+    rows = [
+        [zone, name, f"{name} borough", "Airports" if name.endswith("Airport") else "Boro Zone"]
+        for zone, name in names.items()
+    ]
     with ingestion.write(ZONES) as connection:
         connection.execute(f"DELETE FROM {ZONES.table}")
         insert(connection, ZONES.table, columns, rows)

@@ -15,7 +15,8 @@ from typing import Any
 import psycopg2
 import pytest
 from analytics import publishing
-from analytics.publishing import POSTGRES_TYPES, BiDatabase, Period, PublishingError, publish
+from analytics.periods import Period
+from analytics.publishing import POSTGRES_TYPES, BiDatabase, PublishingError, publish
 from taxi_shared.contracts import Column, TableContract
 from taxi_shared.warehouse import Warehouse
 
@@ -110,7 +111,8 @@ def test_a_table_that_is_missing_gets_every_row_of_the_lakes(lake: Warehouse, bi
     assert done.made_anew
     assert done.rows == {JANUARY: 2}
     assert done.all_rows == 4
-    assert done.newest[0] == {"service": "green", "moment": datetime(2023, 2, 1), "trips": 3, "note": ""}
+    newest = done.newest.records[0].data
+    assert newest == {"service": "green", "moment": "2023-02-01 00:00:00", "trips": 3, "note": ""}
     assert published(bi_database) == sorted(OLD, key=repr)
 
 

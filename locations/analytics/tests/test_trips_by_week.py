@@ -14,7 +14,7 @@ from taxi_shared.warehouse import Warehouse
 
 from conftest import TRIPS, Run, Trip, content, failure, load_months, load_zones, metadata
 
-MART = TRIPS_BY_WEEK.table
+MART = TRIPS_BY_WEEK.table.table
 # Files of three months, in each a trip at every edge: of the week, of the month, late and early ones.
 MONTHS = {
     "2023-01-01|green": [
@@ -94,14 +94,17 @@ def test_every_trip_counts_once_in_the_week_of_its_pickup(
 def test_the_last_week_is_there_with_the_last_trip(
     months: dict[str, list[Trip]], run: Run, warehouse: Warehouse
 ) -> None:
-    assert metadata(run(trips_by_week, "green|2023-03-27"), TRIPS_BY_WEEK.asset_key)["green|2023-03-27"]["trips"] == 2
+    assert (
+        metadata(run(trips_by_week, "green|2023-03-27"), TRIPS_BY_WEEK.table.asset_key)["green|2023-03-27"]["trips"]
+        == 2
+    )
     assert content(warehouse, MART) == [("green", date(2023, 3, 27), 2, 2, 2.2, 16.2, 4.4, 11.3)]
     ended = datetime(2023, 4, 3, 0, 0)
     assert "green|2023-03-27" in SERVICE_WEEKS.get_partition_keys(current_time=ended)
 
 
 def test_each_week_of_a_run_has_its_own_metadata(months: dict[str, list[Trip]], run: Run) -> None:
-    found = metadata(run(trips_by_week, "green|2023-01-23", "yellow|2023-02-06"), TRIPS_BY_WEEK.asset_key)
+    found = metadata(run(trips_by_week, "green|2023-01-23", "yellow|2023-02-06"), TRIPS_BY_WEEK.table.asset_key)
     counts = {key: (values["dagster/partition_row_count"], values["trips"]) for key, values in found.items()}
     assert counts == {
         "green|2023-01-23": (1, 2),
@@ -114,9 +117,9 @@ def test_each_week_of_a_run_has_its_own_metadata(months: dict[str, list[Trip]], 
 
 
 def test_a_week_without_trips_has_no_row(months: dict[str, list[Trip]], run: Run, warehouse: Warehouse) -> None:
-    found = metadata(run(trips_by_week, "yellow|2023-02-06"), TRIPS_BY_WEEK.asset_key)
+    found = metadata(run(trips_by_week, "yellow|2023-02-06"), TRIPS_BY_WEEK.table.asset_key)
     assert found["yellow|2023-02-06"]["trips"] == 0
-    assert found["yellow|2023-02-06"]["busiest_of_all"].records == []
+    assert found["yellow|2023-02-06"]["preview"].records == []
     assert content(warehouse, MART) == []
 
 
@@ -177,9 +180,9 @@ def test_what_nobody_entered_is_null_and_not_a_number_the_page_cannot_show(
 ) -> None:
     unknown = Trip(datetime(2023, 1, 3), passenger_count=None, trip_distance=None, total_amount=None)
     load_months(ingestion, {"2023-01-01|green": [unknown, unknown]})
-    found = metadata(run(trips_by_week, "green|2023-01-02"), TRIPS_BY_WEEK.asset_key)
+    found = metadata(run(trips_by_week, "green|2023-01-02"), TRIPS_BY_WEEK.table.asset_key)
     assert content(warehouse, MART) == [("green", date(2023, 1, 2), 2, None, None, 16.2, 4.4, None)]
-    (row,) = found["green|2023-01-02"]["busiest_of_all"].records
+    (row,) = found["green|2023-01-02"]["preview"].records
     shown = dict(row.data)
     assert str(shown.pop("week")).startswith("2023-01-02")
     assert shown == {
@@ -198,7 +201,7 @@ def test_a_run_that_fails_leaves_the_mart_as_it_was(
 ) -> None:
     assert run(trips_by_week, FIRST, LAST).success
     before = content(warehouse, MART)
-    broken = f"DELETE FROM {MART}; SELECT error('out of luck')"
+    broken = "SELECT error('out of luck') AS service"
     (tmp_path / "trips_by_week.sql").write_text(broken, encoding="utf-8")
     monkeypatch.setattr(marts, "files", lambda _package: tmp_path)
     assert "out of luck" in failure(run(trips_by_week, FIRST, LAST))

@@ -13,7 +13,7 @@ from taxi_shared.warehouse import Warehouse
 
 from conftest import Run, Trip, content, failure, load_months, load_zones, metadata
 
-MART = ZONE_HOURLY_DEMAND.table
+MART = ZONE_HOURLY_DEMAND.table.table
 NAMES = {zone: f"Zone {zone}" for zone in range(1, 266)} | {264: "NV", 265: "NA"}
 MONTHS = {
     "2023-01-01|green": [
@@ -66,7 +66,7 @@ def charged(trips: list[Trip]) -> float | None:
 def test_every_trip_counts_once_in_the_month_of_its_pickup(
     months: dict[str, list[Trip]], run: Run, warehouse: Warehouse
 ) -> None:
-    found = metadata(run(zone_hourly_demand, FIRST, LAST), ZONE_HOURLY_DEMAND.asset_key)
+    found = metadata(run(zone_hourly_demand, FIRST, LAST), ZONE_HOURLY_DEMAND.table.asset_key)
     mart = content(warehouse, MART)
     assert mart == by_hand(months)
     assert sum(row[5] for row in mart) == sum(len(trips) for trips in months.values())
@@ -97,7 +97,7 @@ def test_zones_are_named_and_borough_stands_beside(
 
 
 def test_a_month_without_trips_has_no_row(months: dict[str, list[Trip]], run: Run, warehouse: Warehouse) -> None:
-    found = metadata(run(zone_hourly_demand, "2023-03-01|yellow"), ZONE_HOURLY_DEMAND.asset_key)
+    found = metadata(run(zone_hourly_demand, "2023-03-01|yellow"), ZONE_HOURLY_DEMAND.table.asset_key)
     assert found["2023-03-01|yellow"]["trips"] == 0
     assert content(warehouse, MART) == []
 
@@ -151,8 +151,8 @@ def test_new_names_come_with_the_next_run(
 
 
 def test_the_busiest_hours_are_shown(months: dict[str, list[Trip]], run: Run) -> None:
-    found = metadata(run(zone_hourly_demand, "2023-01-01|yellow"), ZONE_HOURLY_DEMAND.asset_key)
-    (row,) = found["2023-01-01|yellow"]["busiest_of_all"].records
+    found = metadata(run(zone_hourly_demand, "2023-01-01|yellow"), ZONE_HOURLY_DEMAND.table.asset_key)
+    (row,) = found["2023-01-01|yellow"]["preview"].records
     assert (row.data["zone"], row.data["trips"], row.data["total_amount"]) == ("Zone 74", 10, 7.0)
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_fails_leaves_the_mart_as_it_was(
 ) -> None:
     assert run(zone_hourly_demand, FIRST, LAST).success
     before = content(warehouse, MART)
-    broken = f"DELETE FROM {MART}; SELECT error('out of luck')"
+    broken = "SELECT error('out of luck') AS service"
     (tmp_path / "zone_hourly_demand.sql").write_text(broken, encoding="utf-8")
     monkeypatch.setattr(marts, "files", lambda _package: tmp_path)
     assert "out of luck" in failure(run(zone_hourly_demand, FIRST, LAST))

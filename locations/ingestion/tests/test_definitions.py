@@ -35,7 +35,10 @@ def loaded() -> Definitions:
 @pytest.mark.parametrize(
     ("job", "assets"),
     [
-        ("trip_update_job", {"landing/taxi_trips_file", "raw/taxi_trips", "raw/taxi_trips_quarantine"}),
+        (
+            "trip_update_job",
+            {"landing/taxi_trips_file", "raw/taxi_trips", "raw/taxi_trips_quarantine", "raw/taxi_trips_loads"},
+        ),
         ("zone_update_job", {"landing/taxi_zones_file", "landing/taxi_zone_lookup_file", "raw/taxi_zones"}),
     ],
 )

@@ -75,13 +75,19 @@ def test_each_month_of_a_run_has_its_own_metadata(source: Source, landing: Landi
         }
         for rows, key in enumerate(KEYS, start=1)
     }
-    assert metadata(first, "landing/taxi_trips_file") == described
+    found = metadata(first, "landing/taxi_trips_file")
+    for rows, key in enumerate(KEYS, start=1):
+        columns = [column.name for column in found[key].pop("dagster/column_schema").columns]
+        assert columns == sample.month_schema("green", key[:7]).names
+        shown = found[key].pop("preview").records
+        assert [row.data["trip_distance"] for row in shown] == [2.5] * rows
+    assert found == described
 
     source.requests.clear()
     again = run(taxi_trips_file, key=KEYS[0], last_key=KEYS[-1])
-    assert metadata(again, "landing/taxi_trips_file") == {
-        key: found | {"downloaded": False} for key, found in described.items()
-    }
+    for partition, values in metadata(again, "landing/taxi_trips_file").items():
+        assert values | described[str(partition)] == values | {"downloaded": True}
+        assert values["downloaded"] is False
     assert [status for _, _, status in source.requests] == [304, 304, 304]
 
 

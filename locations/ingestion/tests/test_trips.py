@@ -1,7 +1,8 @@
 """Months in the warehouse: every row among the trips or in the quarantine, each month whole or not at all."""
 
+import base64
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,16 @@ import pytest
 from ingestion import sample
 from ingestion.defs import trips as trips_module
 from ingestion.defs.files import taxi_trips_file
-from ingestion.defs.trips import QUARANTINE, TRIPS, LoadedMonth, RowsUnaccountedError, load_month, taxi_trips
+from ingestion.defs.trips import (
+    LOADS,
+    QUARANTINE,
+    TABLES,
+    TRIPS,
+    LoadedMonth,
+    RowsUnaccountedError,
+    load_month,
+    taxi_trips,
+)
 from ingestion.landing import LandingStore
 from ingestion.source import TripFile
 from taxi_shared.warehouse import Warehouse
@@ -125,7 +135,7 @@ def test_a_quarantined_row_keeps_what_could_be_read(warehouse: Warehouse, tmp_pa
     path = tmp_path / "trips.parquet"
     path.write_bytes(parquet(of_month("yellow", "2023-03", [{}, {"passenger_count": 40_000}])))
     assert load(warehouse, TripFile("yellow", date(2023, 3, 1)), path) == LoadedMonth(
-        read=2, kept=1, quarantined=1, reasons={"unreadable_value": 1}, unknown_columns=[]
+        read=2, kept=1, quarantined=1, reasons={"unreadable_value": 1}, columns=pq.read_schema(path).names
     )
     with warehouse.read() as connection:
         found = connection.execute(
@@ -158,12 +168,30 @@ def test_a_run_says_of_each_month_what_became_of_its_rows(
         for key, download in downloads.items()
         if download is not None
     }
-    assert metadata(result, "raw/taxi_trips") == {
+    found = {table.table: metadata(result, table.asset_key.to_user_string()) for table in TABLES}
+    for table in TABLES:
+        for rows, key in enumerate(KEYS, start=1):
+            values = found[table.table][key]
+            expected_rows = {TRIPS: rows, QUARANTINE: rows - 1, LOADS: 1}[table]
+            shown = values.pop("preview")
+            assert [column.name for column in shown.schema.columns] == [column.name for column in table.columns]
+            assert len(shown.records) == expected_rows
+            lineage = values.pop("dagster/column_lineage", None)
+            if table is not LOADS:
+                upstream = {column: dep[0].column_name for column, dep in lineage.deps_by_column.items()}
+                assert upstream["pickup_at"] == "lpep_pickup_datetime"
+                assert upstream["ehail_fee"] == "ehail_fee"
+                assert "airport_fee" not in upstream
+    for values in found[TRIPS.table].values():
+        assert is_png(values.pop("trips_per_day"))
+    for values in found[QUARANTINE.table].values():
+        assert is_png(values.pop("rows_by_reason"))
+    assert found[TRIPS.table] == {
         KEYS[0]: {"dagster/partition_row_count": 1, "rows_read": 1} | common[KEYS[0]],
         KEYS[1]: {"dagster/partition_row_count": 2, "rows_read": 3} | common[KEYS[1]],
         KEYS[2]: {"dagster/partition_row_count": 3, "rows_read": 5} | common[KEYS[2]],
     }
-    quarantined = metadata(result, "raw/taxi_trips_quarantine")
+    quarantined = found[QUARANTINE.table]
     reasons = {key: [row.data for row in found.pop("reasons").records] for key, found in quarantined.items()}
     assert reasons == {
         KEYS[0]: [],
@@ -175,12 +203,46 @@ def test_a_run_says_of_each_month_what_became_of_its_rows(
         KEYS[1]: {"dagster/partition_row_count": 1, "rows_read": 3, "share": 1 / 3} | common[KEYS[1]],
         KEYS[2]: {"dagster/partition_row_count": 2, "rows_read": 5, "share": 2 / 5} | common[KEYS[2]],
     }
+    assert found[LOADS.table] == {
+        key: {"dagster/partition_row_count": 1, "rows_read": rows_read} | common[key]
+        for key, rows_read in zip(KEYS, (1, 3, 5), strict=True)
+    }
     with warehouse.read() as connection:
-        for table, expected in {TRIPS.table: [1, 2, 3], QUARANTINE.table: [1, 2]}.items():
+        for table, expected in {TRIPS: [1, 2, 3], QUARANTINE: [1, 2]}.items():
             counted = connection.execute(
-                f"SELECT count(*) FROM {table} GROUP BY service, file_month ORDER BY file_month"
+                f"SELECT count(*) FROM {table.table} GROUP BY service, file_month ORDER BY file_month"
             ).fetchall()
             assert [rows for (rows,) in counted] == expected
+
+
+def is_png(markdown: str) -> bool:
+    """Whether it is an image as the UI shows it: a PNG, said to be one."""
+    _, _, encoded = markdown.removesuffix(")").partition("](data:image/png;base64,")
+    return base64.b64decode(encoded).startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_each_month_says_which_file_it_was_made_from_and_what_became_of_its_rows(
+    source: Source, landing: LandingStore, warehouse: Warehouse, run: Run
+) -> None:
+    for key in KEYS[:2]:
+        publish(source, key, [{}, *ODD])
+    before = datetime.now(UTC).replace(tzinfo=None)
+    assert run(taxi_trips_file, taxi_trips, key=KEYS[0], last_key=KEYS[1]).success
+    first = content(warehouse, LOADS.table)[LOADS.table]
+    for key, row in zip(KEYS, first, strict=False):
+        download = landing.record(TripFile.of_partition(key).name)
+        assert download is not None
+        assert row[:2] == ("green", date.fromisoformat(key[:10]))
+        assert before <= row[2] <= datetime.now(UTC).replace(tzinfo=None)
+        assert row[3:] == (4, 1, 3, download.url, download.etag, download.sha256, TRIPS.version)
+
+    publish(source, KEYS[0], [{}, {}])
+    assert run(taxi_trips_file, taxi_trips, key=KEYS[0]).success
+    again = content(warehouse, LOADS.table)[LOADS.table]
+    assert again[1:] == first[1:]
+    assert again[0][3:6] == (2, 2, 0)
+    assert again[0][2] > first[0][2]
+    assert again[0][8] != first[0][8]
 
 
 def test_a_month_run_again_changes_nothing(source: Source, warehouse: Warehouse, run: Run) -> None:
@@ -242,7 +304,7 @@ def test_the_months_before_the_one_that_fails_are_recorded_as_loaded(
         for event in result.get_asset_materialization_events()
         if event.asset_key and event.asset_key.path[0] == "raw"
     }
-    assert recorded == {("raw/taxi_trips", KEYS[0]), ("raw/taxi_trips_quarantine", KEYS[0])}
+    assert recorded == {(table.asset_key.to_user_string(), KEYS[0]) for table in TABLES}
     assert {row[:2] for row in tables(warehouse)["raw.taxi_trips"]} == {("green", date(2023, 1, 1))}
 
 
@@ -474,5 +536,5 @@ def test_the_sample_is_quarantined_as_it_promises(
             kept=rows - sum(promised.values()),
             quarantined=sum(promised.values()),
             reasons=promised,
-            unknown_columns=[],
+            columns=pq.read_schema(sample_data / file.url_path).names,
         )

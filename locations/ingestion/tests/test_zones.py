@@ -79,6 +79,7 @@ def test_every_zone_is_there_once_with_its_name_and_shape(
 
     (found,) = metadata(result, "raw/taxi_zones").values()
     assert (found["dagster/row_count"], found["zones_with_shape"]) == (265, 263)
+    assert [row.data["zone"] for row in found["preview"].records] == [row["zone"] for row in rows[:10]]
     assert [row.data for row in found["resolved_duplicates"].records] == [
         {"location_id": 56, "times": 2, "loaded_as": "56, 57"},
         {"location_id": 103, "times": 3, "loaded_as": "103, 104, 105"},

@@ -8,14 +8,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, TableMetadataValue
 from pydantic import Field
 from taxi_shared.contracts import TableContract
+from taxi_shared.previews import PREVIEW_ROWS, preview
 from taxi_shared.warehouse import Warehouse, without_password
+
+from analytics.periods import Period
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor  # noqa: N812  (a class under a function's name)
@@ -42,15 +44,6 @@ class PublishingError(Exception):
 
 
 @dataclass(frozen=True)
-class Period:
-    """One service's rows from `first_day` to before `day_after`: what one partition of a table holds."""
-
-    service: str
-    first_day: date
-    day_after: date
-
-
-@dataclass(frozen=True)
 class Published:
     """What publishing ended with.
 
@@ -68,7 +61,7 @@ class Published:
 
     rows: dict[Period, int]
     all_rows: int
-    newest: list[dict[str, Any]]
+    newest: TableMetadataValue
     made_anew: bool
 
 
@@ -354,10 +347,9 @@ def _published(
     cursor.execute(sql.SQL("SELECT count(*) FROM {table}").format(**names))
     (all_rows,) = cursor.fetchone() or (0,)
     key = sql.SQL(", ").join(sql.Identifier(name.lower()) for name in table.key)
-    newest = sql.SQL("SELECT * FROM {table} ORDER BY {period} DESC, {key} LIMIT 5").format(key=key, **names)
-    cursor.execute(newest)
-    header = [column.name for column in cursor.description or []]
-    return Published(rows, all_rows, [dict(zip(header, row, strict=True)) for row in cursor.fetchall()], made_anew)
+    newest = sql.SQL("SELECT * FROM {table} ORDER BY {period} DESC, {key} LIMIT {rows}")
+    cursor.execute(newest.format(key=key, rows=sql.Literal(PREVIEW_ROWS), **names))
+    return Published(rows, all_rows, preview(cursor), made_anew)
 
 
 def _requested(time_column: str) -> "dict[str, Any]":

@@ -43,7 +43,7 @@ def projection(source_columns: list[str]) -> str:
     UnsupportedSchemaError
         A column that every supported file has is missing.
     """
-    at_source = {name.lower(): name for name in source_columns}
+    sources = source_of(source_columns)
     casts: list[str] = []
     doubtful: list[str] = []
     missing: list[str] = []
@@ -51,30 +51,41 @@ def projection(source_columns: list[str]) -> str:
         if column.name in _MADE_HERE:
             casts.append(column.name)
             continue
-        names = _SOURCE_NAMES.get(column.name, (column.name,))
-        found = next((at_source[name.lower()] for name in names if name.lower() in at_source), None)
+        found = sources.get(column.name)
         if found is None:
             casts.append(f"NULL::{column.type} AS {column.name}")
             if column.name in _NEEDED:
-                missing.append(" or ".join(names))
+                missing.append(" or ".join(_names_of(column.name)))
             continue
         quoted = '"' + found.replace('"', '""') + '"'
         casts.append(f"TRY_CAST({quoted} AS {column.type}) AS {column.name}")
         doubtful.append(f"({quoted} IS NOT NULL AND TRY_CAST({quoted} AS {column.type}) IS NULL)")
     if missing:
-        raise UnsupportedSchemaError(_explain(missing, at_source))
+        raise UnsupportedSchemaError(_explain(missing, {name.lower(): name for name in source_columns}))
     return ",\n  ".join([*casts, f"({' OR '.join(doubtful)}) AS unreadable"])
+
+
+def source_of(source_columns: list[str]) -> dict[str, str]:
+    """The column of a file that feeds each canonical column; those that none feeds are left out."""
+    at_source = {name.lower(): name for name in source_columns}
+    found = {}
+    for column in contract("raw.taxi_trips").columns:
+        for name in _names_of(column.name):
+            if name.lower() in at_source:
+                found[column.name] = at_source[name.lower()]
+                break
+    return found
 
 
 def unknown_columns(source_columns: list[str]) -> list[str]:
     """Columns of a file that no canonical column takes: TLC added something."""
-    known = {
-        name.lower()
-        for column in contract("raw.taxi_trips").columns
-        if column.name not in _MADE_HERE
-        for name in _SOURCE_NAMES.get(column.name, (column.name,))
-    }
+    known = {name.lower() for column in contract("raw.taxi_trips").columns for name in _names_of(column.name)}
     return [name for name in source_columns if name.lower() not in known]
+
+
+def _names_of(column: str) -> tuple[str, ...]:
+    """The names that a canonical column has had at TLC."""
+    return () if column in _MADE_HERE else _SOURCE_NAMES.get(column, (column,))
 
 
 def _explain(missing: list[str], at_source: dict[str, str]) -> str:

@@ -1,4 +1,6 @@
-"""What keeps the marts up to date: they follow ingestion's tables, across the locations."""
+"""What keeps the marts and what is made of them up to date: they follow their sources, across the locations."""
+
+from typing import TYPE_CHECKING
 
 from dagster import (
     AssetSelection,
@@ -8,35 +10,65 @@ from dagster import (
 )
 from taxi_shared.contracts import contract
 
+if TYPE_CHECKING:
+    from dagster import AssetKey
+    from dagster._core.definitions.asset_key import AssetOrCheckKey
+    from dagster._core.definitions.declarative_automation.automation_condition import BuiltinAutomationCondition
+
 ZONES = AssetSelection.assets(contract("raw.taxi_zones").asset_key)
 
-TRIPS_UPDATED = AutomationCondition.any_deps_updated().ignore(ZONES) | (
-    # Trips that were loaded before the automation looked for the first time.
-    AutomationCondition.initial_evaluation()
-    & AutomationCondition.missing()
-    & AutomationCondition.any_deps_match(~AutomationCondition.missing()).ignore(ZONES)
-)
 
-# Dagster's eager(), but for every partition and not only the newest one (a re-uploaded old month
-# changes old weeks), and also where some of the files beside a period are not loaded: the last week
-# of the last month would otherwise wait for a file that does not exist yet. A change of the zones'
-# names does not rebuild every month; but there must be zones before there is a mart by zone.
-# Stock Dagster lets a failed blocking check stop only its own run, hence the last line.
-# eager()'s since_last_handled() would forget trips that land right after a request, or while the mart
-# is being rebuilt from those before: it takes that rebuild's end for the answer to them. Here only a
-# request answers them, and only one that came after them.
+def _follow(
+    updated: "BuiltinAutomationCondition[AssetOrCheckKey]",
+) -> "BuiltinAutomationCondition[AssetKey]":
+    """Dagster's eager(), but for every partition: a re-uploaded old month changes old weeks.
+
+    eager()'s since_last_handled() would forget what lands right after a request, or while the asset is
+    being rebuilt from what was there before: it takes that rebuild's end for the answer to them. Here
+    only a request answers them, and only one that came after them.
+
+    Parameters
+    ----------
+    updated
+        What is followed.
+    """
+    # What was there before the automation looked for the first time.
+    found = (
+        AutomationCondition.initial_evaluation()
+        & AutomationCondition.missing()
+        & AutomationCondition.any_deps_match(~AutomationCondition.missing()).ignore(ZONES)
+    )
+    followed = updated | found
+    return (
+        followed.since(AutomationCondition.newly_requested() & ~followed)
+        & ~AutomationCondition.any_deps_in_progress()
+        & ~AutomationCondition.in_progress()
+        # Stock Dagster lets a failed blocking check stop only its own run.
+        & AutomationCondition.all_deps_blocking_checks_passed()
+    )
+
+
+# Period by period, also where some of the files beside a period are not loaded: the last week of the
+# last month would otherwise wait for a file that does not exist yet. A change of the zones' names
+# does not rebuild every month; but there must be zones before there is a mart by zone.
 FOLLOW_TRIPS = (
-    TRIPS_UPDATED.since(AutomationCondition.newly_requested() & ~TRIPS_UPDATED)
-    & ~AutomationCondition.any_deps_missing().allow(ZONES)
-    & ~AutomationCondition.any_deps_in_progress()
-    & ~AutomationCondition.in_progress()
-    & AutomationCondition.all_deps_blocking_checks_passed()
+    _follow(AutomationCondition.any_deps_updated().ignore(ZONES)) & ~AutomationCondition.any_deps_missing().allow(ZONES)
 ).with_label("follow_trips")
+
+# In a run of its own, after the mart's. Of a run that has both, Dagster takes only the last partition for
+# one whose mart was rebuilt together with what follows it, and would have all others published twice.
+FOLLOW_MART = (
+    _follow(AutomationCondition.any_deps_match(AutomationCondition.newly_updated()))
+    & ~AutomationCondition.any_deps_missing()
+).with_label("follow_mart")
+
+# For what is made of all periods at once: most periods of 15 years may never be loaded.
+FOLLOW_MARTS = _follow(AutomationCondition.any_deps_updated()).with_label("follow_marts")
 
 analytics_automation = AutomationConditionSensorDefinition(
     "analytics_automation",
     target=AssetSelection.all(),
     default_status=DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=10,
-    description="Rebuilds the periods of each mart whose trips changed in ingestion's tables.",
+    description="Rebuilds the periods of each mart whose trips changed in ingestion's tables, and what marts feed.",
 )

@@ -1,122 +1,242 @@
-"""The marts: ingestion's trips, summed up by week and by zone and hour."""
+"""The marts: ingestion's trips, summed up by week, zone and hour, payment, distance and airport; and what was loaded.
 
+Each mart's table is its contract, and each mart's content is one SELECT in a `.sql` file of its name. A
+run replaces the periods it was asked for, all in one transaction.
+"""
+
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dagster import AssetDep, AssetExecutionContext, BackfillPolicy, MetadataValue, TableRecord, asset
+import duckdb
+from dagster import (
+    AssetDep,
+    AssetExecutionContext,
+    AssetsDefinition,
+    BackfillPolicy,
+    MultiPartitionsDefinition,
+    PartitionMapping,
+    asset,
+)
+from taxi_shared.charts import picture
 from taxi_shared.contracts import TableContract, contract
+from taxi_shared.lineage import column_lineage
 from taxi_shared.partitions import FILE_MONTHS, FILES_OF_MONTH, FILES_OF_WEEK, SERVICE_WEEKS
+from taxi_shared.previews import PREVIEW_ROWS, preview
 from taxi_shared.warehouse import Warehouse
 
+from analytics import charts
 from analytics.defs.automation import FOLLOW_TRIPS
+from analytics.periods import Period
 
 if TYPE_CHECKING:
-    import pandas
+    import altair
 
 OWNERS = ["team:analytics"]
 TRIPS = contract("raw.taxi_trips")
+QUARANTINE = contract("raw.taxi_trips_quarantine")
+LOADS = contract("raw.taxi_trips_loads")
 ZONES = contract("raw.taxi_zones")
-TRIPS_BY_WEEK = contract("marts.trips_by_week")
-ZONE_HOURLY_DEMAND = contract("marts.zone_hourly_demand")
 
 
 @dataclass(frozen=True)
-class Period:
-    """A service and the first day of a week or month: what one partition of a mart holds."""
+class Mart:
+    """A mart's table, and how it is split into partitions of a service and a week or month.
 
-    partition_key: str
-    service: str
-    first_day: date
-
-
-@asset(
-    key=TRIPS_BY_WEEK.asset_key,
-    description=TRIPS_BY_WEEK.description,
-    deps=[AssetDep(TRIPS.asset_key, partition_mapping=FILES_OF_WEEK)],
-    metadata=TRIPS_BY_WEEK.asset_metadata,
-    group_name="marts",
-    owners=OWNERS,
-    kinds={"duckdb", "ducklake"},
-    partitions_def=SERVICE_WEEKS,
-    backfill_policy=BackfillPolicy.single_run(),
-    automation_condition=FOLLOW_TRIPS,
-)
-def trips_by_week(context: AssetExecutionContext, warehouse: Warehouse) -> None:
-    """Every trip once, in the week of its pickup."""
-    weeks = [_period(key, day="week") for key in context.partition_keys]
-    day_after = max(week.first_day for week in weeks) + timedelta(weeks=1)
-    _rebuild(context, warehouse, TRIPS_BY_WEEK, weeks, day_after)
-
-
-@asset(
-    key=ZONE_HOURLY_DEMAND.asset_key,
-    description=ZONE_HOURLY_DEMAND.description,
-    deps=[AssetDep(TRIPS.asset_key, partition_mapping=FILES_OF_MONTH), ZONES.asset_key],
-    metadata=ZONE_HOURLY_DEMAND.asset_metadata,
-    group_name="marts",
-    owners=OWNERS,
-    kinds={"duckdb", "ducklake"},
-    partitions_def=FILE_MONTHS,
-    backfill_policy=BackfillPolicy.single_run(),
-    automation_condition=FOLLOW_TRIPS,
-)
-def zone_hourly_demand(context: AssetExecutionContext, warehouse: Warehouse) -> None:
-    """Every trip once, in the month of its pickup."""
-    months = [_period(key, day="month") for key in context.partition_keys]
-    last = max(month.first_day for month in months)
-    day_after = (last + timedelta(days=31)).replace(day=1)
-    _rebuild(context, warehouse, ZONE_HOURLY_DEMAND, months, day_after)
-
-
-def _period(key: str, day: str) -> Period:
-    # The dimensions of a key stand in the order of their names: month|service, service|week.
-    parts = dict(zip(sorted(["service", day]), key.split("|"), strict=True))
-    return Period(key, parts["service"], date.fromisoformat(parts[day]))
-
-
-def _rebuild(
-    context: AssetExecutionContext,
-    warehouse: Warehouse,
-    table: TableContract,
-    periods: list[Period],
-    day_after: date,
-) -> None:
-    """Run the mart's SQL for `periods` in one transaction and report each one's rows.
-
-    The SQL finds the periods in the temporary table `requested` (service VARCHAR, first_day DATE) and
-    the days they span in the variables `first_day` and `day_after`.
+    Attributes
+    ----------
+    time_column
+        Column whose values, dates or times, lie within the period of their partition.
+    chart
+        Draws the rows of `charted`, a query that may use the period's `$service`, `$first_day` and `$day_after`.
+    most
+        Column by which the rows worth showing come first.
     """
-    name = table.table.split(".")[1]
-    with warehouse.write(table) as connection:
-        connection.execute("CREATE TEMP TABLE requested (service VARCHAR, first_day DATE)")
-        connection.executemany(
-            "INSERT INTO requested VALUES ($1, $2)",
-            [(period.service, period.first_day) for period in periods],
-        )
-        connection.execute("SET VARIABLE first_day = $1", [min(period.first_day for period in periods)])
-        connection.execute("SET VARIABLE day_after = $1", [day_after])
-        counts = connection.execute(files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")).fetchall()
-        preview = connection.execute(f"FROM {table.table} ORDER BY trips DESC LIMIT 10").df(date_as_object=True)
-    by_period = {(service, first_day): (rows, trips) for service, first_day, rows, trips in counts}
-    for period in periods:
-        rows, trips = by_period[period.service, period.first_day]
-        context.log.info("%s: %s rows, %s trips", period.partition_key, rows, trips)
-        context.add_asset_metadata(
-            {"dagster/partition_row_count": rows, "trips": trips, "busiest_of_all": _as_table(preview, table)},
-            partition_key=period.partition_key,
-        )
+
+    table: TableContract
+    partitions: MultiPartitionsDefinition
+    time_column: str
+    charted: str
+    chart: Callable[[list[dict[str, Any]]], "altair.Chart | altair.LayerChart"]
+    most: str = "trips"
+
+    @property
+    def name(self) -> str:
+        """The table's name without its schema."""
+        return self.table.table.split(".")[1]
 
 
-def _as_table(frame: "pandas.DataFrame", table: TableContract) -> MetadataValue:
-    return MetadataValue.table(
-        [TableRecord({str(name): _plain(value) for name, value in row.items()}) for row in frame.to_dict("records")],
-        schema=table.dagster_schema,  # Dagster insists on one for an empty table
+_TWO_YEARS = "BETWEEN $first_day::DATE - INTERVAL 2 YEAR AND $first_day"
+_OF_THE_MONTH = "service = $service AND month BETWEEN $first_day AND $day_after::DATE - 1"
+
+TRIPS_BY_WEEK = Mart(
+    contract("marts.trips_by_week"),
+    SERVICE_WEEKS,
+    "week",
+    f"SELECT service, week::VARCHAR AS week, trips FROM marts.trips_by_week WHERE week {_TWO_YEARS}",
+    charts.weekly_trend,
+)
+ZONE_HOURLY_DEMAND = Mart(
+    contract("marts.zone_hourly_demand"),
+    FILE_MONTHS,
+    "pickup_hour",
+    """SELECT strftime(pickup_hour, '%a') AS weekday, hour(pickup_hour) AS hour,
+      sum(trips) / count(DISTINCT pickup_hour) AS pickups
+    FROM marts.zone_hourly_demand
+    WHERE service = $service AND pickup_hour >= $first_day::DATE AND pickup_hour < $day_after::DATE GROUP BY ALL""",
+    charts.hour_of_week,
+)
+FARE_ECONOMICS = Mart(
+    contract("marts.fare_economics"),
+    FILE_MONTHS,
+    "month",
+    f"FROM marts.fare_economics WHERE {_OF_THE_MONTH}",
+    charts.fares_by_payment,
+)
+FARES_BY_DISTANCE = Mart(
+    contract("marts.fares_by_distance"),
+    FILE_MONTHS,
+    "month",
+    f"FROM marts.fares_by_distance WHERE {_OF_THE_MONTH}",
+    charts.fares_by_distance,
+)
+AIRPORT_TRIPS = Mart(
+    contract("marts.airport_trips"),
+    FILE_MONTHS,
+    "day",
+    f"FROM marts.airport_trips WHERE {_OF_THE_MONTH.replace('month', 'day')}",
+    charts.airport_trips,
+)
+LOAD_QUALITY = Mart(
+    contract("marts.load_quality"),
+    FILE_MONTHS,
+    "file_month",
+    f"""SELECT service, file_month::VARCHAR AS file_month, outcome, row_count
+    FROM marts.load_quality WHERE file_month {_TWO_YEARS}""",
+    charts.quarantine_share,
+    most="row_count",
+)
+MARTS = (TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, FARE_ECONOMICS, FARES_BY_DISTANCE, AIRPORT_TRIPS, LOAD_QUALITY)
+
+
+def _asset_of(
+    mart: Mart, reads: Mapping[TableContract, PartitionMapping | None]
+) -> Callable[[Callable[..., None]], AssetsDefinition]:
+    """What every mart's asset has in common.
+
+    Parameters
+    ----------
+    reads
+        The tables it is made from, and which of their partitions; None: the same ones, or all.
+    """
+    return asset(
+        key=mart.table.asset_key,
+        description=mart.table.description,
+        deps=[AssetDep(table.asset_key, partition_mapping=mapping) for table, mapping in reads.items()],
+        metadata=mart.table.asset_metadata,
+        group_name="marts",
+        owners=OWNERS,
+        kinds={"duckdb", "ducklake"},
+        partitions_def=mart.partitions,
+        backfill_policy=BackfillPolicy.single_run(),
+        automation_condition=FOLLOW_TRIPS,
     )
 
 
-def _plain(value: object) -> str | int | float | bool | None:
-    if value != value:  # pandas' nulls; the UI cannot read NaN
-        return None
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+@_asset_of(TRIPS_BY_WEEK, reads={TRIPS: FILES_OF_WEEK})
+def trips_by_week(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+    """Every trip once, in the week of its pickup."""
+    _rebuild(context, warehouse, TRIPS_BY_WEEK)
+
+
+@_asset_of(ZONE_HOURLY_DEMAND, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
+def zone_hourly_demand(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+    """Every trip once, in the month of its pickup."""
+    _rebuild(context, warehouse, ZONE_HOURLY_DEMAND)
+
+
+@_asset_of(FARE_ECONOMICS, reads={TRIPS: FILES_OF_MONTH})
+def fare_economics(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+    """Every trip once, in the month of its pickup."""
+    _rebuild(context, warehouse, FARE_ECONOMICS)
+
+
+@_asset_of(FARES_BY_DISTANCE, reads={TRIPS: FILES_OF_MONTH})
+def fares_by_distance(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+    """Every trip once, in the month of its pickup."""
+    _rebuild(context, warehouse, FARES_BY_DISTANCE)
+
+
+@_asset_of(AIRPORT_TRIPS, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
+def airport_trips(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+    """The trips of each month's days that begin or end at an airport."""
+    _rebuild(context, warehouse, AIRPORT_TRIPS)
+
+
+@_asset_of(LOAD_QUALITY, reads={LOADS: None, QUARANTINE: None})
+def load_quality(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+    """Every row of each month's file, under what became of it."""
+    _rebuild(context, warehouse, LOAD_QUALITY)
+
+
+def _rebuild(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart) -> None:
+    """Replace the run's periods by what the mart's SQL makes of them, in one transaction, and report each one's rows.
+
+    The SQL finds the periods in the temporary table `requested` (service VARCHAR, first_day DATE, day_after
+    DATE) and the days they span in the variables `first_day` and `day_after`.
+    """
+    select = files(__package__).joinpath(f"{mart.name}.sql").read_text(encoding="utf-8")
+    periods = {key: Period.of(mart.partitions, key) for key in context.partition_keys}
+    with warehouse.write(mart.table) as connection:
+        connection.execute("CREATE TEMP TABLE requested (service VARCHAR, first_day DATE, day_after DATE)")
+        connection.executemany(
+            "INSERT INTO requested VALUES ($1, $2, $3)",
+            [(period.service, period.first_day, period.day_after) for period in periods.values()],
+        )
+        connection.execute("SET VARIABLE first_day = $1", [min(period.first_day for period in periods.values())])
+        connection.execute("SET VARIABLE day_after = $1", [max(period.day_after for period in periods.values())])
+        connection.execute(
+            f"""DELETE FROM {mart.table.table} AS mart WHERE EXISTS (
+              FROM requested WHERE requested.service = mart.service
+              AND mart.{mart.time_column} >= requested.first_day AND mart.{mart.time_column} < requested.day_after)"""
+        )
+        connection.execute(f"INSERT INTO {mart.table.table} BY NAME {select}")
+        for key, period in periods.items():
+            context.add_asset_metadata(_shown(connection, mart, period), partition_key=key)
+    context.add_asset_metadata({"dagster/column_lineage": column_lineage(select, mart.table)})
+    with warehouse.read() as connection:
+        # One picture for each service and not one for each period: a run may have hundreds.
+        for key in {period.service: key for key, period in periods.items()}.values():
+            _add_picture(context, connection, mart, key)
+
+
+def _add_picture(context: AssetExecutionContext, connection: duckdb.DuckDBPyConnection, mart: Mart, key: str) -> None:
+    bounds = Period.of(mart.partitions, key).bounds
+    bounds = {name: value for name, value in bounds.items() if f"${name}" in mart.charted}
+    frame = connection.execute(mart.charted, bounds).df()
+    if not frame.empty:
+        # Through JSON, which has a null where pandas has a NaN.
+        chart = mart.chart(json.loads(frame.to_json(orient="records")))
+        context.add_asset_metadata({"chart": picture(chart, f"{mart.table.description}: {key}")}, partition_key=key)
+
+
+def _shown(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) -> dict[str, Any]:
+    """What a person wants to see of a period of the mart in the UI."""
+    where = (
+        f"WHERE service = $service AND {mart.time_column} >= $first_day::DATE AND {mart.time_column} < $day_after::DATE"
+    )
+    counted = connection.execute(
+        f"SELECT count(*), coalesce(sum({mart.most}), 0)::BIGINT FROM {mart.table.table} {where}", period.bounds
+    ).fetchone()
+    rows, total = counted or (0, 0)
+    return {
+        "dagster/partition_row_count": rows,
+        mart.most: total,
+        "preview": preview(
+            connection.execute(
+                f"FROM {mart.table.table} {where} ORDER BY {mart.most} DESC LIMIT {PREVIEW_ROWS}", period.bounds
+            )
+        ),
+    }

@@ -1,8 +1,4 @@
--- The requested months anew. A trip belongs to the month of its pickup, whichever month's file it came in.
-DELETE FROM marts.zone_hourly_demand
-WHERE (service, date_trunc('month', pickup_hour)::DATE) IN (SELECT service, first_day FROM requested);
-
-INSERT INTO marts.zone_hourly_demand BY NAME
+-- Every trip once, in the hour and zone of its pickup, whichever month's file it came in.
 SELECT
   trips.service,
   trips.pickup_zone_id AS zone_id,
@@ -20,13 +16,4 @@ JOIN ingestion.raw.taxi_zones AS zones ON zones.zone_id = trips.pickup_zone_id
 -- The days of all requested months, so that only the files of those months are read.
 WHERE trips.pickup_at >= getvariable('first_day') AND trips.pickup_at < getvariable('day_after')
 GROUP BY ALL
-ORDER BY ALL;
-
--- What became of each requested month: service, first day, rows, trips.
-SELECT requested.service, requested.first_day, count(mart.trips), coalesce(sum(mart.trips), 0)::BIGINT
-FROM requested
-LEFT JOIN marts.zone_hourly_demand AS mart
-  ON mart.service = requested.service
-  AND mart.pickup_hour >= requested.first_day
-  AND mart.pickup_hour < requested.first_day + INTERVAL 1 MONTH
-GROUP BY ALL;
+ORDER BY ALL

@@ -4,8 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, MetadataValue, asset
+import duckdb
+from dagster import (
+    AssetExecutionContext,
+    BackfillPolicy,
+    MaterializeResult,
+    MetadataValue,
+    TableColumn,
+    TableSchema,
+    asset,
+)
 from taxi_shared.partitions import FILE_MONTHS
+from taxi_shared.previews import PREVIEW_ROWS, preview
 
 from ingestion.defs.common import OWNERS, PASSING_FAULTS, faults_of_the_source
 from ingestion.defs.resources import TlcServer
@@ -50,7 +60,9 @@ def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: Lan
                         f" begin with {FIRST_MONTHS[file.service]}."
                     ) from None
             context.log.info("%s: %s, %s rows", file.name, "downloaded" if fetched else "unchanged", download.rows)
-            context.add_asset_metadata(_metadata(download, fetched, landing.path(file.name)), partition_key=key)
+            path = landing.path(file.name)
+            shown = _content("FROM read_parquet($path, hive_partitioning = false)", path)
+            context.add_asset_metadata(_metadata(download, fetched, path) | shown, partition_key=key)
 
 
 @asset(
@@ -64,7 +76,8 @@ def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: Lan
 def taxi_zones_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
     """Shapes of the taxi zones (NYC Open Data), as published: LocationIDs stand twice or are missing."""
     check = csv_rows("OBJECTID", "the_geom", "zone", "LocationID", "borough")
-    return _update(landing, tlc.zones_url, "taxi_zones.csv", check)
+    # The shapes themselves are long.
+    return _update(landing, tlc.zones_url, "taxi_zones.csv", check, "SELECT * REPLACE (left(the_geom, 60) AS the_geom)")
 
 
 @asset(
@@ -81,10 +94,23 @@ def taxi_zone_lookup_file(tlc: TlcServer, landing: LandingStore) -> MaterializeR
     return _update(landing, tlc.zone_lookup, "taxi_zone_lookup.csv", check)
 
 
-def _update(landing: LandingStore, url: str, name: str, count_rows: Callable[[Path], int]) -> MaterializeResult[None]:
+def _update(
+    landing: LandingStore, url: str, name: str, count_rows: Callable[[Path], int], columns: str = "SELECT *"
+) -> MaterializeResult[None]:
     with open_client() as client, faults_of_the_source():
         download, fetched = landing.update(client, url, name, count_rows)
-    return MaterializeResult(metadata=_metadata(download, fetched, landing.path(name)))
+    path = landing.path(name)
+    shown = _content(f"{columns} FROM read_csv($path, all_varchar = true, max_line_size = 10000000)", path)
+    return MaterializeResult(metadata=_metadata(download, fetched, path) | shown)
+
+
+def _content(query: str, file: Path) -> dict[str, Any]:
+    """The file's columns and first rows."""
+    with duckdb.connect() as connection:
+        described = connection.execute(f"DESCRIBE {query}", {"path": str(file)}).fetchall()
+        columns = [TableColumn(str(name), str(type_)) for name, type_, *_ in described]
+        rows = preview(connection.execute(f"{query} LIMIT {PREVIEW_ROWS}", {"path": str(file)}))
+    return {"dagster/column_schema": TableSchema(columns), "preview": rows}
 
 
 def _metadata(download: Download, fetched: bool, file: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""TLC's trips in the warehouse: each month in one schema, odd rows kept apart with their reason."""
+"""TLC's trips in the warehouse: each month in one schema, odd rows kept apart, and which file each month came from."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,30 @@ from dagster import (
     Failure,
     MaterializeResult,
     MetadataValue,
+    TableColumnDep,
+    TableColumnLineage,
     TableRecord,
     TableSchema,
     multi_asset,
 )
 from dagster._core.errors import DagsterExecutionInterruptedError
+from taxi_shared.charts import picture
 from taxi_shared.contracts import TableContract, contract
 from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
+from taxi_shared.previews import PREVIEW_ROWS, preview
 from taxi_shared.warehouse import Warehouse
 
-from ingestion.canonical import UnsupportedSchemaError, projection, unknown_columns
+from ingestion import charts
+from ingestion.canonical import UnsupportedSchemaError, projection, source_of, unknown_columns
 from ingestion.defs.common import OWNERS
 from ingestion.defs.files import taxi_trips_file
 from ingestion.landing import LandingStore
-from ingestion.source import TripFile
+from ingestion.source import Download, TripFile
 
 TRIPS = contract("raw.taxi_trips")
 QUARANTINE = contract("raw.taxi_trips_quarantine")
+LOADS = contract("raw.taxi_trips_loads")
+TABLES = (TRIPS, QUARANTINE, LOADS)
 
 
 def _spec(table: TableContract) -> AssetSpec:
@@ -56,12 +64,17 @@ class LoadedMonth:
     kept: int
     quarantined: int
     reasons: dict[str, int]
-    unknown_columns: list[str]
+    columns: list[str]
+
+    @property
+    def unknown_columns(self) -> list[str]:
+        """Columns of the file that the contract does not have."""
+        return unknown_columns(self.columns)
 
 
 @multi_asset(
     name="taxi_trips",
-    specs=[_spec(TRIPS), _spec(QUARANTINE)],
+    specs=[_spec(table) for table in TABLES],
     backfill_policy=BackfillPolicy.single_run(),
 )
 def taxi_trips(
@@ -79,12 +92,12 @@ def taxi_trips(
         # The months before the one that failed are in the warehouse to stay; without an event of
         # their own nothing downstream would follow them.
         for key in done:
-            for asset_key in (TRIPS.asset_key, QUARANTINE.asset_key):
-                yield AssetMaterialization(asset_key, partition=key)
+            for table in TABLES:
+                yield AssetMaterialization(table.asset_key, partition=key)
         raise
     # The metadata above is each month's own; these stand for all months of the run.
-    yield MaterializeResult(asset_key=TRIPS.asset_key)
-    yield MaterializeResult(asset_key=QUARANTINE.asset_key)
+    for table in TABLES:
+        yield MaterializeResult(asset_key=table.asset_key)
 
 
 def _replace_month(
@@ -101,8 +114,11 @@ def _replace_month(
             allow_retries=False,
         )
     try:
-        with warehouse.write(TRIPS, QUARANTINE) as connection:
+        with warehouse.write(*TABLES) as connection:
             loaded = load_month(connection, file, path)
+            _record_load(connection, file, download, loaded)
+            previews = {table: _preview(connection, table, file) for table in TABLES}
+            days = _trips_per_day(connection, file)
     except (UnsupportedSchemaError, RowsUnaccountedError) as error:
         raise Failure(f"{file.name}: {error}", allow_retries=False) from error
     context.log.info("%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined)
@@ -115,14 +131,26 @@ def _replace_month(
         "source_sha256": download.sha256,
         "unknown_columns": loaded.unknown_columns,
     }
+    lineage = {"dagster/column_lineage": _column_lineage(loaded)}
+    named = f"{file.service}, file of {file.month:%B %Y}"
     return {
-        TRIPS.asset_key: {"dagster/partition_row_count": loaded.kept, **common},
+        TRIPS.asset_key: {
+            "dagster/partition_row_count": loaded.kept,
+            "trips_per_day": picture(charts.trips_per_day(days, file.service), f"Trips per day: {named}"),
+            "preview": previews[TRIPS],
+            **common,
+            **lineage,
+        },
         QUARANTINE.asset_key: {
             "dagster/partition_row_count": loaded.quarantined,
             "share": loaded.quarantined / loaded.read if loaded.read else 0.0,
             "reasons": _as_table(loaded.reasons),
+            "rows_by_reason": picture(charts.quarantined_rows(loaded.reasons), f"Quarantined rows: {named}"),
+            "preview": previews[QUARANTINE],
             **common,
+            **lineage,
         },
+        LOADS.asset_key: {"dagster/partition_row_count": 1, "preview": previews[LOADS], **common},
     }
 
 
@@ -185,7 +213,55 @@ def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path
         " WHERE service = $service AND file_month = $month GROUP BY reason ORDER BY count(*) DESC, reason",
         {"service": file.service, "month": file.month},
     ).fetchall()
-    return LoadedMonth(read, kept, quarantined, dict(reasons), unknown_columns(columns))
+    return LoadedMonth(read, kept, quarantined, dict(reasons), columns)
+
+
+def _record_load(
+    connection: duckdb.DuckDBPyConnection, file: TripFile, download: Download, loaded: LoadedMonth
+) -> None:
+    """Say which file the month was made from, in the transaction that makes it."""
+    connection.execute(
+        f"DELETE FROM {LOADS.table} WHERE service = $service AND file_month = $month",
+        {"service": file.service, "month": file.month},
+    )
+    record = {
+        "service": file.service,
+        "file_month": file.month,
+        "loaded_at": datetime.now(UTC).replace(tzinfo=None),
+        "rows_read": loaded.read,
+        "rows_kept": loaded.kept,
+        "rows_quarantined": loaded.quarantined,
+        "source_url": download.url,
+        "etag": download.etag,
+        "sha256": download.sha256,
+        "contract_version": TRIPS.version,
+    }
+    connection.execute(
+        f"INSERT INTO {LOADS.table} ({', '.join(record)}) VALUES ({', '.join(f'${name}' for name in record)})", record
+    )
+
+
+def _preview(connection: duckdb.DuckDBPyConnection, table: TableContract, file: TripFile) -> MetadataValue:
+    return preview(
+        connection.execute(
+            f"FROM {table.table} WHERE service = $service AND file_month = $month LIMIT {PREVIEW_ROWS}",
+            {"service": file.service, "month": file.month},
+        )
+    )
+
+
+def _trips_per_day(connection: duckdb.DuckDBPyConnection, file: TripFile) -> list[tuple[date, int]]:
+    return connection.execute(
+        f"""SELECT pickup_at::DATE AS day, count(*) FROM {TRIPS.table}
+        WHERE service = $service AND file_month = $month GROUP BY day ORDER BY day""",
+        {"service": file.service, "month": file.month},
+    ).fetchall()
+
+
+def _column_lineage(loaded: LoadedMonth) -> TableColumnLineage:
+    return TableColumnLineage(
+        {column: [TableColumnDep(taxi_trips_file.key, source)] for column, source in source_of(loaded.columns).items()}
+    )
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: TableContract, condition: str) -> int:

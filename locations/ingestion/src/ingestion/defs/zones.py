@@ -5,6 +5,7 @@ from importlib.resources import files
 from dagster import Failure, MaterializeResult, TableRecord, TableSchema, asset
 from dagster import MetadataValue as Metadata
 from taxi_shared.contracts import contract
+from taxi_shared.previews import PREVIEW_ROWS, preview
 from taxi_shared.warehouse import Warehouse
 
 from ingestion.defs.common import OWNERS
@@ -52,6 +53,11 @@ def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult
             f"SELECT count(*), count(DISTINCT zone_id), count(geometry_wkt) FROM {ZONES.table}"
         ).fetchone()
         rows, distinct, with_shape = counted or (0, 0, 0)
+        first_rows = preview(
+            connection.execute(
+                f"SELECT * EXCLUDE (geometry_wkt) FROM {ZONES.table} ORDER BY zone_id LIMIT {PREVIEW_ROWS}"
+            )
+        )
         if rows != ZONE_COUNT or distinct != rows:
             raise Failure(
                 f"the files give {rows} rows for {distinct} zones where TLC has {ZONE_COUNT}: the table stays"
@@ -63,6 +69,7 @@ def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult
         metadata={
             "dagster/row_count": rows,
             "source": Metadata.url(source.url),
+            "preview": first_rows,
             "zones_with_shape": with_shape,
             "resolved_duplicates": Metadata.table(
                 [
