@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from codeloc import seed, workspace
+from codeloc import platform, seed, workspace
 from codeloc.errors import CodelocError
-from codeloc.home import ROOT, Home, State, passwords
-from codeloc.platform import is_alive, is_free, taken_by, wait_until
-from codeloc.postgres import Server
+from codeloc.home import ROOT, Home, State, passwords, save_reader
+from codeloc.platform import Platform, is_alive, is_free, taken_by, wait_until
+from codeloc.postgres import Server, password_line
 from codeloc.supervision import Program, Supervisor, _config
 from codeloc.workspace import location_named, locations
 
@@ -72,6 +72,31 @@ def test_connection_strings_carry_any_password() -> None:
         "postgresql+psycopg2://dagster:a%40b%2Fc%3Ad@127.0.0.1:5432/dagster"
     )
     assert r"password='a b\'c'" in server.connection_string("warehouse", "ingestion", "a b'c")
+    with_file = server.connection_string("warehouse", "reader", password_file=Path("/a 'b'/reader.pgpass"))
+    assert r"passfile='/a \'b\'/reader.pgpass'" in with_file
+    assert "password=" not in with_file
+    assert password_line("reader", r"a:b\c") == "*:*:*:reader:a\\:b\\\\c\n"
+
+
+def test_what_readers_need_is_for_the_owner_of_the_folder_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    save_reader(home, {"lakes": ["one"]}, "secret\n")
+    assert json.loads((tmp_path / "reader.json").read_text()) == {"lakes": ["one"]}
+    assert home.reader_password.read_text() == "secret\n"
+    for file in (tmp_path / "reader.json", home.reader_password):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_schema_for_bi_tools_that_is_given_to_nobody_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.codeloc.bi_schemas]\nmarts = "marketing"\n')
+    monkeypatch.setattr(platform, "ROOT", tmp_path)
+    with pytest.raises(
+        CodelocError, match=r"schema 'marts' .* is given to 'marketing', and the locations are ingestion"
+    ):
+        Platform(Home(tmp_path)).start(None, None, lambda _line: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["pyproject.toml"]
 
 
 def test_the_supervisors_configuration_carries_any_value(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from rich.table import Table
 from codeloc import seed
 from codeloc.errors import CodelocError
 from codeloc.home import ROOT, Home
-from codeloc.platform import Platform, default_signals
+from codeloc.platform import Platform, default_signals, sync
 from codeloc.seeding import Loaded, fill
 from codeloc.workspace import location_named
 
@@ -173,6 +174,44 @@ def bi(home: HomeOption = DEFAULT_HOME) -> None:
     """
     for name, value in Platform(_home(home)).bi_connection().items():
         console.print(f"{name:<10}[bold]{escape(value)}[/bold]", soft_wrap=True)
+
+
+class Format(StrEnum):
+    """How the rows of a query are printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+@app.command(epilog='Example: ./codeloc sql "FROM analytics.marts.trips_by_week ORDER BY week"')
+def sql(
+    query: Annotated[
+        str | None,
+        typer.Argument(
+            help="In DuckDB's SQL; tables are lake.schema.table. Without it: what is piped in, or on a terminal"
+            " DuckDB's shell.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How rows are printed.")] = Format.TABLE,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write all rows to a .csv or .parquet file instead."),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Query the warehouse: every location's lake, read-only."""
+    package = ROOT / "shared"
+    sync(package, lambda line: errors.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True))
+    python = str(package / ".venv" / "bin" / "python")
+    command = [python, "-m", "taxi_shared.explore", str(_home(home).path), "--format", form.value]
+    if output is not None:
+        command += ["--output", str(output)]
+    if query is not None:
+        command += ["--query", query]
+    # The query's own process from here on: its pipes and Ctrl-C are nobody else's business.
+    os.execv(python, command)  # noqa: S606
 
 
 @app.command(epilog="Example: ./codeloc logs analytics -f")

@@ -58,6 +58,11 @@ class Home:
         return self.path / "supervisor.sock"
 
     @property
+    def reader_password(self) -> Path:
+        """Password file, as libpq reads it, of the role that can only read the lakes."""
+        return self.path / "reader.pgpass"
+
+    @property
     def spill(self) -> Path:
         """Where DuckDB puts what does not fit into memory."""
         return self.path / "spill"
@@ -126,6 +131,21 @@ def passwords(home: Home, roles: list[str], given: dict[str, str]) -> dict[str, 
         kept |= {role: secrets.token_urlsafe(24) for role in missing}
         write_whole(file, json.dumps(kept, indent=2))
     return {role: given.get(role) or kept[role] for role in roles}
+
+
+def save_reader(home: Home, settings: dict[str, str | int | list[str]], password_line: str) -> None:
+    """Write down, for the owner of the folder alone, what a person needs to read the lakes.
+
+    `taxi_shared.explore` reads it: `lakes`, and the fields of `taxi_shared.warehouse.Warehouse`.
+
+    Parameters
+    ----------
+    password_line
+        What `reader_password` shall hold. DuckDB shows the connection strings of what is attached to
+        everyone who asks, hence the password is not in there.
+    """
+    write_whole(home.reader_password, password_line)
+    write_whole(home.path / "reader.json", json.dumps(settings, indent=2))
 
 
 def _state_file(home: Home) -> Path:

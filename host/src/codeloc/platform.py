@@ -23,7 +23,7 @@ from codeloc import postgres, seed
 from codeloc.environments import EnvironmentFailedError, is_current, make_environment
 from codeloc.errors import CodelocError
 from codeloc.graphql import LocationStatus, Webserver
-from codeloc.home import ROOT, Home, State, passwords
+from codeloc.home import ROOT, Home, State, passwords, save_reader
 from codeloc.instance import prepare_instance, render_dagster_yaml
 from codeloc.settings import Settings, database_passwords, inherited_environment, load_settings
 from codeloc.supervision import Program, Supervisor
@@ -143,6 +143,7 @@ class Platform:
             say,
         )
         self.state.save(self.home)
+        save_reader(self.home, self._reader(server), postgres.password_line(postgres.READER, secrets[postgres.READER]))
         say("starting the code servers, the webserver, the daemon")
         names = [program.name for program in programs if program.name not in ("postgres", "daemon")]
         for name in names:
@@ -193,6 +194,23 @@ class Platform:
             postgres.BI,
             *(location.name for location in self.locations),
         ]
+
+    def _reader(self, server: postgres.Server) -> dict[str, str | int | list[str]]:
+        """How a person reads every lake, and writes none."""
+        return {
+            "lakes": [location.name for location in self.locations],
+            "catalog": server.connection_string(
+                postgres.WAREHOUSE, postgres.READER, password_file=self.home.reader_password
+            ),
+            "data_root": self.settings.warehouse_data or str(self.home.lakes),
+            "threads": self.settings.warehouse_threads,
+            "memory_limit": self.settings.warehouse_memory_limit,
+            "temp_directory": str(self.home.spill),
+            "s3_endpoint": self.settings.warehouse_s3_endpoint,
+            "s3_region": self.settings.warehouse_s3_region,
+            "s3_access_key_id": self.settings.warehouse_s3_access_key_id,
+            "s3_secret_access_key": self.settings.warehouse_s3_secret_access_key.get_secret_value(),
+        }
 
     def _bi_schemas(self) -> dict[str, str]:
         """Schemas of the tables for BI tools, with the location each belongs to."""

@@ -47,10 +47,18 @@ class Server:
     user: str
     password: str
 
-    def connection_string(self, database: str, role: str, password: str) -> str:
-        """For libpq, as a location's `WAREHOUSE_CATALOG`."""
+    def connection_string(
+        self, database: str, role: str, password: str | None = None, password_file: Path | None = None
+    ) -> str:
+        """For libpq, as a location's `WAREHOUSE_CATALOG`; with the password in it, or with the file that holds it."""
         return psycopg2.extensions.make_dsn(
-            host=self.host, port=self.port, dbname=database, user=role, password=password, connect_timeout=10
+            host=self.host,
+            port=self.port,
+            dbname=database,
+            user=role,
+            password=password,
+            passfile=str(password_file) if password_file else None,
+            connect_timeout=10,
         )
 
     def url(self, database: str, role: str, password: str) -> str:
@@ -67,6 +75,12 @@ class Server:
                 yield cursor
         finally:
             connection.close()
+
+
+def password_line(role: str, password: str) -> str:
+    """A line of a libpq password file, for `role` on any server."""
+    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+    return f"*:*:*:{role}:{escaped}\n"
 
 
 def provision(

@@ -168,48 +168,53 @@ class Warehouse(DuckDBResource):
 
     @contextmanager
     def _connect(self, own_is_writable: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        config: dict[str, str | bool | int | float | list[str]] = {
-            "autoinstall_known_extensions": False,
-            "threads": self.threads,
-            "memory_limit": self.memory_limit,
-            **self.connection_config,
-        }
         with ExitStack() as stack:
             # One folder per connection: DuckDB names spilled files alike in every process, and two that
             # share a folder overwrite and remove each other's.
             spill = tempfile.TemporaryDirectory(
                 prefix="duckdb-", dir=self.temp_directory or None, ignore_cleanup_errors=True
             )
-            config["temp_directory"] = stack.enter_context(spill)
+            config = {**self.configuration, "temp_directory": stack.enter_context(spill), **self.connection_config}
             connection = duckdb.connect(self.database, config=config)
             stack.callback(connection.close)
-            self._load_extensions(connection)
+            for statement in self.preparation():
+                connection.execute(statement)
             if own_is_writable:
                 self._attach_own(connection)
             else:
-                self._attach_read_only(connection, self.lake)
+                self.attach_read_only(connection, self.lake)
             for lake in self.reads:
-                self._attach_read_only(connection, lake)
+                self.attach_read_only(connection, lake)
             connection.execute(f"USE {_identifier(self.lake)}")
             yield connection
 
-    def _load_extensions(self, connection: duckdb.DuckDBPyConnection) -> None:
+    @property
+    def configuration(self) -> dict[str, str | bool | int | float | list[str]]:
+        """DuckDB's settings for a connection to the lakes, but for its folder to spill to."""
+        return {
+            "autoinstall_known_extensions": False,
+            "threads": self.threads,
+            "memory_limit": self.memory_limit,
+        }
+
+    def preparation(self) -> list[str]:
+        """SQL that a DuckDB needs before it can attach lakes; it may hold a secret."""
         needed = ["sqlite_scanner" if self._catalog_folder else "postgres_scanner", "ducklake"]
         if self.data_root.startswith("s3://"):
             needed.append("httpfs")
-        for name in needed:
-            _load_extension(connection, name)
+        statements = [statement for name in needed for statement in _load_statements(name)]
         if "httpfs" in needed:
-            secret: dict[str, str | bool] = {
+            secret = {
                 "KEY_ID": self.s3_access_key_id,
                 "SECRET": self.s3_secret_access_key,
                 "REGION": self.s3_region,
             }
             if self.s3_endpoint:
                 scheme, _, host = self.s3_endpoint.rpartition("://")
-                secret |= {"ENDPOINT": host, "URL_STYLE": "path", "USE_SSL": scheme != "http"}
-            options = ", ".join(f"{option} ?" for option in secret)
-            connection.execute(f"CREATE SECRET lake_files (TYPE s3, {options})", list(secret.values()))
+                secret |= {"ENDPOINT": host, "URL_STYLE": "path", "USE_SSL": str(scheme != "http")}
+            options = ", ".join(f"{option} {_literal(value)}" for option, value in secret.items())
+            statements.append(f"CREATE SECRET lake_files (TYPE s3, {options})")
+        return statements
 
     def _attach_own(self, connection: duckdb.DuckDBPyConnection) -> None:
         if not self.data_root.startswith("s3://"):
@@ -220,7 +225,16 @@ class Warehouse(DuckDBResource):
                 stack.enter_context(self._locks([_WHOLE_LAKE]))
             self._attach(connection, self.lake, "DATA_INLINING_ROW_LIMIT 0")
 
-    def _attach_read_only(self, connection: duckdb.DuckDBPyConnection, lake: str) -> None:
+    def attach_read_only(self, connection: duckdb.DuckDBPyConnection, lake: str) -> None:
+        """Attach a lake so that nothing can be written to it.
+
+        Raises
+        ------
+        LakeMissingError
+            It holds nothing yet.
+        WarehouseError
+            Its catalog cannot be reached.
+        """
         try:
             self._attach(connection, lake, "READ_ONLY")
         except WarehouseError as error:
@@ -232,6 +246,15 @@ class Warehouse(DuckDBResource):
             ) from None
 
     def _attach(self, connection: duckdb.DuckDBPyConnection, lake: str, options: str) -> None:
+        if self._catalog_folder is not None:
+            self._catalog_folder.mkdir(parents=True, exist_ok=True)
+        try:
+            connection.execute(self.attach_statement(lake, options))
+        except duckdb.Error as error:
+            raise WarehouseError(f"lake '{lake}' cannot be attached: {without_password(error)}") from None
+
+    def attach_statement(self, lake: str, options: str = "READ_ONLY") -> str:
+        """SQL that attaches a lake; it holds the catalog's password."""
         # The setting, not the path the lake was made with: files can be moved together with the catalog.
         options += f", DATA_PATH {_literal(self._data_path(lake))}, OVERRIDE_DATA_PATH true"
         folder = self._catalog_folder
@@ -239,12 +262,8 @@ class Warehouse(DuckDBResource):
             source = f"ducklake:postgres:{self.catalog}"
             options += f", METADATA_SCHEMA {_literal(metadata_schema(lake))}"
         else:
-            folder.mkdir(parents=True, exist_ok=True)
             source = f"ducklake:sqlite:{folder / lake}.sqlite"
-        try:
-            connection.execute(f"ATTACH {_literal(source)} AS {_identifier(lake)} ({options})")
-        except duckdb.Error as error:
-            raise WarehouseError(f"lake '{lake}' cannot be attached: {without_password(error)}") from None
+        return f"ATTACH {_literal(source)} AS {_identifier(lake)} ({options})"
 
     def _data_path(self, lake: str) -> str:
         return f"{self.data_root.rstrip('/')}/{lake}/"
@@ -398,20 +417,18 @@ def _missing_statements(connection: duckdb.DuckDBPyConnection, table: TableContr
     return [f"ALTER TABLE {table.table} ADD COLUMN {column.name} {column.type}" for column in added]
 
 
-def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+def _load_statements(name: str) -> list[str]:
     # By path, from the pinned wheel: needs no network and no home folder, and DuckDB verifies the signature.
     spec = importlib.util.find_spec(f"duckdb_extension_{name}")
     if spec is None or spec.origin is None:
-        connection.execute(f"INSTALL {name}")
-        connection.execute(f"LOAD {name}")
-        return
+        return [f"INSTALL {name}", f"LOAD {name}"]
     file = Path(spec.origin).parent / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
     if not file.exists():
         raise WarehouseError(
             f"the installed duckdb-extension wheel for {name} is not for DuckDB {duckdb.__version__}:"
             " pin both to the same version in shared/pyproject.toml"
         )
-    connection.execute(f"LOAD {_literal(str(file))}")
+    return [f"LOAD {_literal(str(file))}"]
 
 
 def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
