@@ -98,7 +98,7 @@ def test_the_command_makes_a_chart_with_the_numbers_of_the_source(sample: Platfo
     assert numbers(sample, name) == right
     assert f"{sum(trips for *_, trips in right):,} trips; loaded is the whole period." in printed
     assert str(sample.home / "served" / "reports" / "requests" / f"{name}.png") in printed
-    (link,) = [word for word in printed.split() if word.endswith(f"/reports/requests/{name}.png")]
+    (link,) = [word for word in printed.split() if word.startswith("http") and word.endswith(f"/{name}.png")]
     assert httpx.get(link, trust_env=False).content.startswith(b"\x89PNG\r\n\x1a\n")
     assert f"{sample.url}/runs/" in printed
     assert runs(sample, name) == ["SUCCESS"]
