@@ -420,7 +420,7 @@ def test_a_page_cut_short_is_found(page: str, looked_at: duckdb.DuckDBPyConnecti
 
 
 def made(warehouse: Warehouse, folder: Path) -> ExecuteInProcessResult:
-    served = ServedFiles(folder=str(folder), base_url="http://127.0.0.1:3001")
+    served = ServedFiles(folder=str(folder), base_url="http://127.0.0.1:3001/reports")
     return materialize([report], resources={"warehouse": warehouse, "served": served}, raise_on_error=False)
 
 
@@ -446,12 +446,13 @@ def test_a_wrong_report_leaves_the_old_one_in_place(
     filled: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "LARGEST", 1000)
-    old = tmp_path / FILE
-    old.parent.mkdir(parents=True)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    old = folder / FILE
     old.write_text("the old one")
-    result = made(filled, tmp_path)
+    result = made(filled, folder)
     assert not result.success
-    assert [path.read_text() for path in old.parent.iterdir()] == ["the old one"]
+    assert [path.read_text() for path in folder.iterdir()] == ["the old one"]
     (evaluation,) = result.get_asset_check_evaluations()
     assert not evaluation.passed
     (row,) = evaluation.metadata["problems"].value.records  # type: ignore[union-attr]
