@@ -176,7 +176,7 @@ class Platform:
             choose(name, kept.get(name, 0))
 
     def wanted_port(self, name: str = "webserver") -> int:
-        """The port of the UI or of the files: it stays the same from start to start unless the setting asks for another."""
+        """The port of the UI or the files: the same from start to start unless the setting asks for another."""
         setting = f"{name}_port"
         kept = None if setting in self.settings.model_fields_set else self.state.ports.get(name)
         return kept or int(getattr(self.settings, setting))

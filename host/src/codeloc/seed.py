@@ -22,33 +22,38 @@ _TLC = {
 
 @dataclass(frozen=True)
 class SeedRun:
-    """A run of a job, and the asset (with its partition) that is there once it has succeeded."""
+    """A run of a job, and the asset that is there once it has succeeded.
+
+    Attributes
+    ----------
+    partitions
+        Those of the asset that the run makes, in their order and without a gap; empty for an asset without any.
+    """
 
     location: str
     job: str
     asset: str
-    partition: str | None
-    tags: dict[str, str]
+    partitions: tuple[str, ...] = ()
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What tells the run its partitions."""
+        if not self.partitions:
+            return {}
+        return {
+            "dagster/asset_partition_range_start": self.partitions[0],
+            "dagster/asset_partition_range_end": self.partitions[-1],
+        }
 
 
 MONTHS = ("2023-01-01", "2023-02-01", "2023-03-01")
 SERVICES = ("green", "yellow")
 
+# A run for each service, and not for each month: what follows is then made once, from all of them.
 SEED = (
-    SeedRun("ingestion", "zone_update_job", "raw/taxi_zones", None, {}),
+    SeedRun("ingestion", "zone_update_job", "raw/taxi_zones"),
     *(
-        SeedRun(
-            "ingestion",
-            "trip_update_job",
-            "raw/taxi_trips",
-            f"{month}|{service}",
-            {
-                "dagster/partition": f"{month}|{service}",
-                "dagster/partition/month": month,
-                "dagster/partition/service": service,
-            },
-        )
-        for month in MONTHS
+        SeedRun("ingestion", "trip_update_job", "raw/taxi_trips", tuple(f"{month}|{service}" for month in MONTHS))
         for service in SERVICES
     ),
 )

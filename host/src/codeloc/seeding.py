@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codeloc.errors import CodelocError
 from codeloc.graphql import Webserver
@@ -45,7 +45,7 @@ def fill(
         A run failed, or an asset was not materialized in the end.
     """
     started = time.monotonic()
-    missing = [seed for seed in SEED if not _is_there(webserver, seed, base_url)]
+    missing = [run for seed in SEED for run in _missing(webserver, seed, base_url)]
     _load(webserver, missing, require_all, progress)
     if missing or _not_materialized(webserver, FOLLOWING):
         _wait_until_quiet(webserver, require_all, progress)
@@ -54,18 +54,23 @@ def fill(
         raise CodelocError(
             f"nothing was materialized into {', '.join(wanting)}: look at the runs and automation in {webserver.url}"
         )
-    rows = {}
-    for seed in SEED:
-        if seed.partition:
-            values = webserver.newest(seed.asset, [seed.partition])[seed.partition]
-            rows[seed.partition] = int(values.get("dagster/partition_row_count") or 0)
+    rows = {
+        str(partition): int(values.get("dagster/partition_row_count") or 0)
+        for seed in SEED
+        if seed.partitions
+        for partition, values in webserver.newest(seed.asset, list(seed.partitions)).items()
+    }
     return Loaded(rows, len(missing), time.monotonic() - started)
 
 
-def _is_there(webserver: Webserver, seed: SeedRun, base_url: str) -> bool:
-    newest = webserver.newest(seed.asset, [seed.partition] if seed.partition else None)
-    values = newest.get(seed.partition)
-    return values is not None and str(values.get("source")).startswith(f"{base_url}/")
+def _missing(webserver: Webserver, seed: SeedRun, base_url: str) -> list[SeedRun]:
+    """The runs that bring what of the seed is not there from this source."""
+    newest = webserver.newest(seed.asset, list(seed.partitions) or None)
+    wanted: tuple[str | None, ...] = seed.partitions or (None,)
+    missing = [key for key in wanted if not str(newest.get(key, {}).get("source")).startswith(f"{base_url}/")]
+    if len(missing) == len(wanted):
+        return [seed]
+    return [replace(seed, partitions=(key,)) for key in missing if key is not None]
 
 
 def _not_materialized(webserver: Webserver, keys: tuple[str, ...]) -> list[str]:
@@ -89,7 +94,7 @@ def _load(
                 del waiting[run]
             elif status is not None:
                 raise CodelocError(
-                    f"{seed.job} {seed.partition or ''} ended as {status}: see why at {run.url}"
+                    f"{seed.job} {', '.join(seed.partitions)} ended as {status}: see why at {run.url}"
                     "\nThe platform is up; ./codeloc up again loads what is missing."
                 )
         if time.monotonic() > deadline:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -159,13 +160,19 @@ def execute(connection_string: str, statement: str) -> list[tuple[Any, ...]]:
         connection.close()
 
 
-@pytest.fixture
-def bi_database(server: str) -> Iterator[BiDatabase]:
+@contextmanager
+def empty_bi_database(server: str) -> Iterator[BiDatabase]:
     """A database with an empty schema `marts`, as the location's role is given it."""
     administrator = f"{server} dbname=warehouse"
     execute(administrator, "CREATE SCHEMA marts AUTHORIZATION analytics")
     yield BiDatabase(connection_string=f"{server} dbname=warehouse".replace("user=postgres", "user=analytics"))
-    execute(administrator, "DROP SCHEMA marts CASCADE")
+    execute(administrator, "DROP SCHEMA IF EXISTS marts CASCADE")
+
+
+@pytest.fixture
+def bi_database(server: str) -> Iterator[BiDatabase]:
+    with empty_bi_database(server) as database:
+        yield database
 
 
 class Run(Protocol):
@@ -175,7 +182,7 @@ class Run(Protocol):
 
 
 @pytest.fixture
-def run(warehouse: Warehouse) -> Run:
+def run(warehouse: Warehouse, bi_database: BiDatabase) -> Run:
     def run_asset(asset: AssetsDefinition, key: str, last_key: str | None = None) -> ExecuteInProcessResult:
         tags = {}
         if last_key is not None:
@@ -184,7 +191,7 @@ def run(warehouse: Warehouse) -> Run:
             [asset],
             partition_key=None if tags else key,
             tags=tags,
-            resources={"warehouse": warehouse},
+            resources={"warehouse": warehouse, "bi_database": bi_database},
             raise_on_error=False,
         )
 

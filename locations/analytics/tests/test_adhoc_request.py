@@ -37,7 +37,7 @@ from dagster import (
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from taxi_shared.warehouse import Warehouse
 
-from conftest import ZONES, Trip, failure, insert, lake_in, load_months, metadata
+from conftest import ZONES, Trip, empty_bi_database, failure, insert, lake_in, load_months, metadata
 
 PNG = b"\x89PNG\r\n\x1a\n"
 BOROUGHS = {4: "Manhattan", 236: "Manhattan", 7: "Queens", 44: "Staten Island", 264: "Unknown"}
@@ -66,7 +66,7 @@ def months() -> dict[str, list[Trip]]:
 
 
 @pytest.fixture(scope="module")
-def mart(months: dict[str, list[Trip]], tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def mart(months: dict[str, list[Trip]], tmp_path_factory: pytest.TempPathFactory, server: str) -> Warehouse:
     """Analytics' lake with the mart of these months and the ones beside them; the tests only read it.
 
     Ingestion has loaded a further month, which the mart does not have yet.
@@ -77,14 +77,15 @@ def mart(months: dict[str, list[Trip]], tmp_path_factory: pytest.TempPathFactory
     with ingestion.write(ZONES) as connection:
         rows = [[zone, f"Zone {zone}", borough, "Boro Zone"] for zone, borough in BOROUGHS.items()]
         insert(connection, ZONES.table, ["zone_id", "zone", "borough", "service_zone"], rows)
-    built = materialize(
-        [zone_hourly_demand],
-        tags={
-            "dagster/asset_partition_range_start": "2022-12-01|green",
-            "dagster/asset_partition_range_end": "2023-05-01|yellow",
-        },
-        resources={"warehouse": analytics},
-    )
+    with empty_bi_database(server) as bi_database:
+        built = materialize(
+            [zone_hourly_demand],
+            tags={
+                "dagster/asset_partition_range_start": "2022-12-01|green",
+                "dagster/asset_partition_range_end": "2023-05-01|yellow",
+            },
+            resources={"warehouse": analytics, "bi_database": bi_database},
+        )
     assert built.success
     load_months(ingestion, {"2023-06-01|yellow": [Trip(datetime(2023, 6, 5))]})
     return analytics

@@ -86,9 +86,10 @@ class Daemon:
     def begin(self, key: AssetKey, partition: str) -> None:
         """A run of one partition that has not ended."""
         job = self._definitions.resolve_implicit_global_asset_job_def()
+        together = AssetSelection.assets(key).required_multi_asset_neighbors().resolve(job.asset_layer.asset_graph)
         self._instance.create_run_for_job(
-            job.get_subset(asset_selection={key}),
-            asset_selection=frozenset({key}),
+            job.get_subset(asset_selection=together),
+            asset_selection=frozenset(together),
             tags={"dagster/partition": partition},
             status=DagsterRunStatus.STARTED,
         )
@@ -298,7 +299,9 @@ def test_the_sensor_runs_from_the_start() -> None:
         for spec in defs().resolve_all_asset_specs()
         if spec.automation_condition is not None
     }
-    # Everything but what somebody must ask for.
-    assert conditions.keys() == {spec.key for spec in defs().resolve_all_asset_specs() if spec.owners} - {
-        AssetKey(["reports", "adhoc_request"])
+    # Everything but what somebody must ask for, and what is made in the step of a mart.
+    assert conditions.keys() == {
+        spec.key
+        for spec in defs().resolve_all_asset_specs()
+        if spec.group_name in ("marts", "reports") and spec.key != AssetKey(["reports", "adhoc_request"])
     }

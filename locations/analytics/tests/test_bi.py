@@ -1,32 +1,17 @@
-"""The assets that publish the marts: their partitions, when they run, and what a run leaves in Postgres."""
+"""The marts' tables in Postgres: their partitions, and what a run leaves there."""
 
 from datetime import date, datetime
 
 import pytest
 from analytics.definitions import defs
-from analytics.defs.bi import published_marts
-from analytics.defs.marts import MARTS, trips_by_week
+from analytics.defs.marts import MARTS, TRIPS_BY_WEEK, trips_by_week
 from analytics.periods import Period
 from analytics.publishing import BiDatabase
-from dagster import (
-    AssetKey,
-    AssetMaterialization,
-    AssetSelection,
-    DagsterInstance,
-    Definitions,
-    MultiPartitionsDefinition,
-    asset,
-    evaluate_automation_conditions,
-    materialize,
-)
-from taxi_shared.contracts import contract
+from dagster import AssetKey, MultiPartitionsDefinition
 from taxi_shared.partitions import FILE_MONTHS, SERVICE_WEEKS
 from taxi_shared.warehouse import Warehouse
 
-from conftest import Trip, content, execute, load_months, metadata
-
-TRIPS = contract("raw.taxi_trips")
-WEEKLY = AssetKey(["bi", "trips_by_week"])
+from conftest import Run, Trip, content, execute, failure, load_months, metadata
 
 
 @pytest.mark.parametrize(
@@ -52,18 +37,10 @@ def test_every_mart_of_the_location_is_published_with_its_own_partitions() -> No
 
 
 def test_a_run_publishes_its_periods_of_the_mart(
-    ingestion: Warehouse, warehouse: Warehouse, bi_database: BiDatabase
+    ingestion: Warehouse, warehouse: Warehouse, bi_database: BiDatabase, run: Run
 ) -> None:
     load_months(ingestion, {"2023-01-01|green": [Trip(datetime(2023, 1, day)) for day in (3, 10, 10, 17)]})
-    (publisher,) = [found for found in published_marts if found.key == WEEKLY]
-    tags = {
-        "dagster/asset_partition_range_start": "green|2023-01-02",
-        "dagster/asset_partition_range_end": "green|2023-01-16",
-    }
-    run = materialize(
-        [trips_by_week, publisher], tags=tags, resources={"warehouse": warehouse, "bi_database": bi_database}
-    )
-    found = metadata(run, WEEKLY)
+    found = metadata(run(trips_by_week, "green|2023-01-02", "green|2023-01-16"), TRIPS_BY_WEEK.bi_key)
     assert {key: values["dagster/partition_row_count"] for key, values in found.items()} == {
         "green|2023-01-02": 1,
         "green|2023-01-09": 1,
@@ -74,50 +51,17 @@ def test_a_run_publishes_its_periods_of_the_mart(
     assert [row[2] for row in rows] == [1, 2, 1]
     (newest, *_) = found["green|2023-01-02"]["preview"].records
     assert (newest.data["week"], newest.data["trips"]) == ("2023-01-16", 1)
+    lineage = found["green|2023-01-02"]["dagster/column_lineage"].deps_by_column
+    assert [(dep.asset_key, dep.column_name) for dep in lineage["trips"]] == [(TRIPS_BY_WEEK.table.asset_key, "trips")]
 
 
-# -- automation -----------------------------------------------------------------------------------
-
-
-@asset(key=TRIPS.asset_key, partitions_def=FILE_MONTHS)
-def taxi_trips() -> None:
-    """As ingestion defines it."""
-
-
-def test_periods_that_were_rebuilt_are_published_once_whoever_rebuilt_them() -> None:
-    definitions = Definitions.merge(defs(), Definitions(assets=[taxi_trips]))
-    instance = DagsterInstance.ephemeral()
-    cursor = None
-
-    def requested() -> tuple[set[str], set[str]]:
-        """Weeks of the mart, and of its table for BI tools."""
-        nonlocal cursor
-        result = evaluate_automation_conditions(
-            definitions,
-            instance,
-            cursor=cursor,
-            evaluation_time=datetime(2023, 6, 20),
-            asset_selection=AssetSelection.assets(trips_by_week, WEEKLY),
-        )
-        cursor = result.cursor
-        mart, table = (result.get_requested_partitions(key) for key in (trips_by_week.key, WEEKLY))
-        return {str(key) for key in mart}, {str(key) for key in table}
-
-    def materialized(key: AssetKey, weeks: set[str]) -> None:
-        for week in weeks:
-            instance.report_runless_asset_event(AssetMaterialization(key, partition=week))
-
-    assert requested() == (set(), set())
-    instance.report_runless_asset_event(AssetMaterialization(TRIPS.asset_key, partition="2023-02-01|green"))
-    weeks, table = requested()
-    assert len(weeks) == 7
-    assert table == set()
-    materialized(trips_by_week.key, weeks)
-    assert requested() == (set(), weeks)
-    assert requested() == (set(), set())
-    materialized(WEEKLY, weeks)
-    assert requested() == (set(), set())
-
-    materialized(trips_by_week.key, {"green|2023-02-06"})
-    assert requested() == (set(), {"green|2023-02-06"})
-    assert requested() == (set(), set())
+def test_a_mart_that_cannot_be_published_is_there_all_the_same(
+    ingestion: Warehouse, warehouse: Warehouse, bi_database: BiDatabase, run: Run
+) -> None:
+    load_months(ingestion, {"2023-01-01|green": [Trip(datetime(2023, 1, 3))]})
+    execute(bi_database.connection_string, "DROP SCHEMA marts")
+    result = run(trips_by_week, "green|2023-01-02")
+    assert "there is no schema 'marts' in the database of BI tools" in failure(result)
+    recorded = {event.asset_key for event in result.get_asset_materialization_events()}
+    assert recorded == {TRIPS_BY_WEEK.table.asset_key}
+    assert [row[2] for row in content(warehouse, "marts.trips_by_week")] == [1]

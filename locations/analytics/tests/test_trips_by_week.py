@@ -3,6 +3,7 @@
 from collections import defaultdict
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,8 @@ def test_a_run_that_fails_leaves_the_mart_as_it_was(
 ) -> None:
     assert run(trips_by_week, FIRST, LAST).success
     before = content(warehouse, MART)
-    broken = "SELECT error('out of luck') AS service"
+    select = files("analytics.defs").joinpath("trips_by_week.sql").read_text(encoding="utf-8")
+    broken = select.replace("count(*) AS trips", "error('out of luck') AS trips")
     (tmp_path / "trips_by_week.sql").write_text(broken, encoding="utf-8")
     monkeypatch.setattr(marts, "files", lambda _package: tmp_path)
     assert "out of luck" in failure(run(trips_by_week, FIRST, LAST))

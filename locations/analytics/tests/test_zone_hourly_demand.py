@@ -3,6 +3,7 @@
 from collections import defaultdict
 from datetime import date, datetime
 from decimal import Decimal
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,8 @@ def test_a_run_that_fails_leaves_the_mart_as_it_was(
 ) -> None:
     assert run(zone_hourly_demand, FIRST, LAST).success
     before = content(warehouse, MART)
-    broken = "SELECT error('out of luck') AS service"
+    select = files("analytics.defs").joinpath("zone_hourly_demand.sql").read_text(encoding="utf-8")
+    broken = select.replace("count(*) AS trips", "error('out of luck') AS trips")
     (tmp_path / "zone_hourly_demand.sql").write_text(broken, encoding="utf-8")
     monkeypatch.setattr(marts, "files", lambda _package: tmp_path)
     assert "out of luck" in failure(run(zone_hourly_demand, FIRST, LAST))

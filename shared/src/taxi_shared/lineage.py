@@ -42,7 +42,7 @@ def column_lineage(select: str, table: TableContract) -> TableColumnLineage:
     deps: dict[str, list[TableColumnDep]] = {}
     for column in table.columns:
         try:
-            leaves = [node for node in lineage(column.name, statement, schema=schema, dialect="duckdb").walk()]
+            leaves = list(lineage(column.name, statement, schema=schema, dialect="duckdb").walk())
         except (SqlglotError, ValueError) as error:
             raise ValueError(f"the SQL of {table.table}, column {column.name}: {error}") from None
         found = {

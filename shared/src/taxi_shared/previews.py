@@ -21,7 +21,7 @@ def preview(result: "duckdb.DuckDBPyConnection | psycopg2.extensions.cursor") ->
     result
         What DuckDB's `connection.execute(...)` returned, or a Postgres cursor.
     """
-    names = [str(name) for name, *_ in result.description or []]
+    names = [str(column[0]) for column in result.description or []]
     rows = [dict(zip(names, map(_cell, row), strict=True)) for row in result.fetchall()]
     # Dagster cannot tell the columns of a table without rows.
     return MetadataValue.table([TableRecord(row) for row in rows], schema=TableSchema(list(map(TableColumn, names))))

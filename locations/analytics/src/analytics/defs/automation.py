@@ -55,15 +55,8 @@ FOLLOW_TRIPS = (
     _follow(AutomationCondition.any_deps_updated().ignore(ZONES)) & ~AutomationCondition.any_deps_missing().allow(ZONES)
 ).with_label("follow_trips")
 
-# In a run of its own, after the mart's. Of a run that has both, Dagster takes only the last partition for
-# one whose mart was rebuilt together with what follows it, and would have all others published twice.
-FOLLOW_MART = (
-    _follow(AutomationCondition.any_deps_match(AutomationCondition.newly_updated()))
-    & ~AutomationCondition.any_deps_missing()
-).with_label("follow_mart")
-
 # For what is made of all periods at once: most periods of 15 years may never be loaded.
-FOLLOW_MARTS = _follow(AutomationCondition.any_deps_updated()).with_label("follow_marts")
+FOLLOW_MARTS = _follow(AutomationCondition.any_deps_updated().ignore(ZONES)).with_label("follow_marts")
 
 analytics_automation = AutomationConditionSensorDefinition(
     "analytics_automation",

@@ -1,11 +1,11 @@
 """The marts: ingestion's trips, summed up by week, zone and hour, payment, distance and airport; and what was loaded.
 
 Each mart's table is its contract, and each mart's content is one SELECT in a `.sql` file of its name. A
-run replaces the periods it was asked for, all in one transaction.
+run replaces the periods it was asked for, all in one transaction, and then publishes them for BI tools.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,17 @@ import duckdb
 from dagster import (
     AssetDep,
     AssetExecutionContext,
+    AssetKey,
     AssetsDefinition,
+    AssetSpec,
     BackfillPolicy,
+    MaterializeResult,
+    MetadataValue,
     MultiPartitionsDefinition,
     PartitionMapping,
-    asset,
+    TableColumnDep,
+    TableColumnLineage,
+    multi_asset,
 )
 from taxi_shared.charts import picture
 from taxi_shared.contracts import TableContract, contract
@@ -30,9 +36,13 @@ from taxi_shared.warehouse import Warehouse
 from analytics import charts
 from analytics.defs.automation import FOLLOW_TRIPS
 from analytics.periods import Period
+from analytics.publishing import BiDatabase, publish
 
 if TYPE_CHECKING:
     import altair
+    import pandas
+
+Rebuilding = Iterator[MaterializeResult[None]]
 
 OWNERS = ["team:analytics"]
 TRIPS = contract("raw.taxi_trips")
@@ -67,6 +77,11 @@ class Mart:
         """The table's name without its schema."""
         return self.table.table.split(".")[1]
 
+    @property
+    def bi_key(self) -> AssetKey:
+        """The asset that is the mart's table in Postgres."""
+        return AssetKey(["bi", self.name])
+
 
 _TWO_YEARS = "BETWEEN $first_day::DATE - INTERVAL 2 YEAR AND $first_day"
 _OF_THE_MONTH = "service = $service AND month BETWEEN $first_day AND $day_after::DATE - 1"
@@ -82,10 +97,14 @@ ZONE_HOURLY_DEMAND = Mart(
     contract("marts.zone_hourly_demand"),
     FILE_MONTHS,
     "pickup_hour",
-    """SELECT strftime(pickup_hour, '%a') AS weekday, hour(pickup_hour) AS hour,
-      sum(trips) / count(DISTINCT pickup_hour) AS pickups
+    """SELECT strftime(pickup_hour, '%a') AS weekday, hour(pickup_hour) AS hour, sum(trips) / any_value(days) AS pickups
     FROM marts.zone_hourly_demand
-    WHERE service = $service AND pickup_hour >= $first_day::DATE AND pickup_hour < $day_after::DATE GROUP BY ALL""",
+    JOIN (
+      SELECT isodow(day) AS weekday, count(*) AS days
+      FROM (SELECT unnest(range($first_day::DATE, $day_after::DATE, INTERVAL 1 DAY)) AS day) GROUP BY ALL
+    ) AS such_days ON such_days.weekday = isodow(pickup_hour)
+    WHERE service = $service AND pickup_hour >= $first_day::DATE AND pickup_hour < $day_after::DATE
+    GROUP BY ALL""",
     charts.hour_of_week,
 )
 FARE_ECONOMICS = Mart(
@@ -121,74 +140,105 @@ LOAD_QUALITY = Mart(
 MARTS = (TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, FARE_ECONOMICS, FARES_BY_DISTANCE, AIRPORT_TRIPS, LOAD_QUALITY)
 
 
-def _asset_of(
+def _assets_of(
     mart: Mart, reads: Mapping[TableContract, PartitionMapping | None]
-) -> Callable[[Callable[..., None]], AssetsDefinition]:
-    """What every mart's asset has in common.
+) -> Callable[[Callable[..., Rebuilding]], AssetsDefinition]:
+    """The mart's table in the lake, and the same table in Postgres for BI tools.
+
+    They are made in one step. As assets of their own the tables in Postgres would cost a run each time a mart
+    is rebuilt; in a run together with the mart, Dagster takes only the run's last partition for one whose mart
+    was rebuilt along with what follows it, and has all others published a second time.
 
     Parameters
     ----------
     reads
         The tables it is made from, and which of their partitions; None: the same ones, or all.
     """
-    return asset(
-        key=mart.table.asset_key,
-        description=mart.table.description,
-        deps=[AssetDep(table.asset_key, partition_mapping=mapping) for table, mapping in reads.items()],
-        metadata=mart.table.asset_metadata,
-        group_name="marts",
-        owners=OWNERS,
-        kinds={"duckdb", "ducklake"},
-        partitions_def=mart.partitions,
+    table = mart.table
+    common: dict[str, Any] = {"owners": OWNERS, "partitions_def": mart.partitions}
+    return multi_asset(
+        name=mart.name,
+        specs=[
+            AssetSpec(
+                table.asset_key,
+                description=table.description,
+                deps=[AssetDep(source.asset_key, partition_mapping=mapping) for source, mapping in reads.items()],
+                metadata=table.asset_metadata,
+                group_name="marts",
+                kinds={"duckdb", "ducklake"},
+                automation_condition=FOLLOW_TRIPS,
+                **common,
+            ),
+            AssetSpec(
+                mart.bi_key,
+                description=f"{table.description}: for BI tools, in Postgres. `./codeloc bi` tells how to connect.",
+                deps=[table.asset_key],
+                metadata=table.asset_metadata | {"dagster/table_name": f"warehouse.{table.table}"},
+                group_name="bi",
+                kinds={"postgres"},
+                **common,
+            ),
+        ],
         backfill_policy=BackfillPolicy.single_run(),
-        automation_condition=FOLLOW_TRIPS,
     )
 
 
-@_asset_of(TRIPS_BY_WEEK, reads={TRIPS: FILES_OF_WEEK})
-def trips_by_week(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+@_assets_of(TRIPS_BY_WEEK, reads={TRIPS: FILES_OF_WEEK})
+def trips_by_week(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
     """Every trip once, in the week of its pickup."""
-    _rebuild(context, warehouse, TRIPS_BY_WEEK)
+    yield from _rebuild(context, warehouse, bi_database, TRIPS_BY_WEEK)
 
 
-@_asset_of(ZONE_HOURLY_DEMAND, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
-def zone_hourly_demand(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+@_assets_of(ZONE_HOURLY_DEMAND, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
+def zone_hourly_demand(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
     """Every trip once, in the month of its pickup."""
-    _rebuild(context, warehouse, ZONE_HOURLY_DEMAND)
+    yield from _rebuild(context, warehouse, bi_database, ZONE_HOURLY_DEMAND)
 
 
-@_asset_of(FARE_ECONOMICS, reads={TRIPS: FILES_OF_MONTH})
-def fare_economics(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+@_assets_of(FARE_ECONOMICS, reads={TRIPS: FILES_OF_MONTH})
+def fare_economics(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
     """Every trip once, in the month of its pickup."""
-    _rebuild(context, warehouse, FARE_ECONOMICS)
+    yield from _rebuild(context, warehouse, bi_database, FARE_ECONOMICS)
 
 
-@_asset_of(FARES_BY_DISTANCE, reads={TRIPS: FILES_OF_MONTH})
-def fares_by_distance(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+@_assets_of(FARES_BY_DISTANCE, reads={TRIPS: FILES_OF_MONTH})
+def fares_by_distance(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
     """Every trip once, in the month of its pickup."""
-    _rebuild(context, warehouse, FARES_BY_DISTANCE)
+    yield from _rebuild(context, warehouse, bi_database, FARES_BY_DISTANCE)
 
 
-@_asset_of(AIRPORT_TRIPS, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
-def airport_trips(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+@_assets_of(AIRPORT_TRIPS, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
+def airport_trips(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
     """The trips of each month's days that begin or end at an airport."""
-    _rebuild(context, warehouse, AIRPORT_TRIPS)
+    yield from _rebuild(context, warehouse, bi_database, AIRPORT_TRIPS)
 
 
-@_asset_of(LOAD_QUALITY, reads={LOADS: None, QUARANTINE: None})
-def load_quality(context: AssetExecutionContext, warehouse: Warehouse) -> None:
+@_assets_of(LOAD_QUALITY, reads={LOADS: None, QUARANTINE: None})
+def load_quality(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
     """Every row of each month's file, under what became of it."""
-    _rebuild(context, warehouse, LOAD_QUALITY)
+    yield from _rebuild(context, warehouse, bi_database, LOAD_QUALITY)
 
 
-def _rebuild(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart) -> None:
-    """Replace the run's periods by what the mart's SQL makes of them, in one transaction, and report each one's rows.
+def _rebuild(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase, mart: Mart) -> Rebuilding:
+    """Replace the run's periods in the lake, then in Postgres; one transaction each."""
+    periods = {key: Period.of(mart.partitions, key) for key in context.partition_keys}
+    _replace(context, warehouse, mart, periods)
+    # Before it is published: if that fails, the mart is there all the same.
+    yield MaterializeResult(asset_key=mart.table.asset_key)
+    _publish(context, warehouse, bi_database, mart, periods)
+    yield MaterializeResult(asset_key=mart.bi_key)
+
+
+def _replace(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart, periods: Mapping[str, Period]) -> None:
+    """Have the mart hold what its SQL makes of the periods, and report each one's rows.
 
     The SQL finds the periods in the temporary table `requested` (service VARCHAR, first_day DATE, day_after
     DATE) and the days they span in the variables `first_day` and `day_after`.
     """
     select = files(__package__).joinpath(f"{mart.name}.sql").read_text(encoding="utf-8")
-    periods = {key: Period.of(mart.partitions, key) for key in context.partition_keys}
+    shown = {"dagster/column_lineage": column_lineage(select, mart.table)}
+    # One picture for each service and not one for each period: a run may have hundreds.
+    drawn = {period.service: key for key, period in periods.items()}.values()
     with warehouse.write(mart.table) as connection:
         connection.execute("CREATE TEMP TABLE requested (service VARCHAR, first_day DATE, day_after DATE)")
         connection.executemany(
@@ -203,23 +253,20 @@ def _rebuild(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart) -
               AND mart.{mart.time_column} >= requested.first_day AND mart.{mart.time_column} < requested.day_after)"""
         )
         connection.execute(f"INSERT INTO {mart.table.table} BY NAME {select}")
-        for key, period in periods.items():
-            context.add_asset_metadata(_shown(connection, mart, period), partition_key=key)
-    context.add_asset_metadata({"dagster/column_lineage": column_lineage(select, mart.table)})
-    with warehouse.read() as connection:
-        # One picture for each service and not one for each period: a run may have hundreds.
-        for key in {period.service: key for key, period in periods.items()}.values():
-            _add_picture(context, connection, mart, key)
+        of_periods = {key: _shown(connection, mart, period) for key, period in periods.items()}
+        frames = {key: _charted(connection, mart, periods[key]) for key in drawn}
+    for key, frame in frames.items():
+        if not frame.empty:
+            # Through JSON, which has a null where pandas has a NaN.
+            chart = mart.chart(json.loads(frame.to_json(orient="records", date_format="iso")))
+            of_periods[key]["chart"] = picture(chart, f"{mart.table.description}: {key}")
+    for key, metadata in of_periods.items():
+        context.add_asset_metadata(metadata | shown, asset_key=mart.table.asset_key, partition_key=key)
 
 
-def _add_picture(context: AssetExecutionContext, connection: duckdb.DuckDBPyConnection, mart: Mart, key: str) -> None:
-    bounds = Period.of(mart.partitions, key).bounds
-    bounds = {name: value for name, value in bounds.items() if f"${name}" in mart.charted}
-    frame = connection.execute(mart.charted, bounds).df()
-    if not frame.empty:
-        # Through JSON, which has a null where pandas has a NaN.
-        chart = mart.chart(json.loads(frame.to_json(orient="records")))
-        context.add_asset_metadata({"chart": picture(chart, f"{mart.table.description}: {key}")}, partition_key=key)
+def _charted(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) -> "pandas.DataFrame":
+    bounds = {name: value for name, value in period.bounds.items() if f"${name}" in mart.charted}
+    return connection.execute(mart.charted, bounds).df()
 
 
 def _shown(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) -> dict[str, Any]:
@@ -240,3 +287,30 @@ def _shown(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) ->
             )
         ),
     }
+
+
+def _publish(
+    context: AssetExecutionContext,
+    warehouse: Warehouse,
+    bi_database: BiDatabase,
+    mart: Mart,
+    periods: Mapping[str, Period],
+) -> None:
+    """Have the Postgres table hold what the mart has of the periods, or all of it where the table is new."""
+    done = publish(warehouse, bi_database, mart.table, mart.time_column, list(periods.values()))
+    if done.made_anew:
+        context.log.info("%s was made anew with all %s rows of the mart", mart.table.table, done.all_rows)
+    lineage = {column.name: [TableColumnDep(mart.table.asset_key, column.name)] for column in mart.table.columns}
+    for key, period in periods.items():
+        context.log.info("%s: %s rows", key, done.rows[period])
+        context.add_asset_metadata(
+            {
+                "dagster/partition_row_count": done.rows[period],
+                "rows_in_all": done.all_rows,
+                "database": MetadataValue.url(bi_database.address),
+                "preview": done.newest,
+                "dagster/column_lineage": TableColumnLineage(lineage),
+            },
+            asset_key=mart.bi_key,
+            partition_key=key,
+        )
