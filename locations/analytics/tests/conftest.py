@@ -18,6 +18,7 @@ import duckdb
 import psycopg2
 import pytest
 from analytics.publishing import BiDatabase
+from analytics.served import ServedFiles
 from dagster import AssetKey, AssetsDefinition, ExecuteInProcessResult, materialize
 from taxi_shared.contracts import contract
 from taxi_shared.warehouse import Warehouse
@@ -182,7 +183,12 @@ class Run(Protocol):
 
 
 @pytest.fixture
-def run(warehouse: Warehouse, bi_database: BiDatabase) -> Run:
+def served(tmp_path: Path) -> ServedFiles:
+    return ServedFiles(folder=str(tmp_path / "served"), base_url="http://127.0.0.1:3001/reports")
+
+
+@pytest.fixture
+def run(warehouse: Warehouse, bi_database: BiDatabase, served: ServedFiles) -> Run:
     def run_asset(asset: AssetsDefinition, key: str, last_key: str | None = None) -> ExecuteInProcessResult:
         tags = {}
         if last_key is not None:
@@ -191,7 +197,7 @@ def run(warehouse: Warehouse, bi_database: BiDatabase) -> Run:
             [asset],
             partition_key=None if tags else key,
             tags=tags,
-            resources={"warehouse": warehouse, "bi_database": bi_database},
+            resources={"warehouse": warehouse, "bi_database": bi_database, "served": served},
             raise_on_error=False,
         )
 

@@ -84,7 +84,11 @@ def mart(months: dict[str, list[Trip]], tmp_path_factory: pytest.TempPathFactory
                 "dagster/asset_partition_range_start": "2022-12-01|green",
                 "dagster/asset_partition_range_end": "2023-05-01|yellow",
             },
-            resources={"warehouse": analytics, "bi_database": bi_database},
+            resources={
+                "warehouse": analytics,
+                "bi_database": bi_database,
+                "served": ServedFiles(folder=str(folder), base_url="http://127.0.0.1/reports"),
+            },
         )
     assert built.success
     load_months(ingestion, {"2023-06-01|yellow": [Trip(datetime(2023, 6, 5))]})

@@ -201,6 +201,8 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run of the location is configured from."""
     for name in ("CATALOG", "DATA", "THREADS", "MEMORY_LIMIT", "TEMP"):
         monkeypatch.setenv(f"WAREHOUSE_{name}", "1")
+    for name in ("REPORTS_DIR", "REPORTS_URL"):
+        monkeypatch.setenv(name, "1")
     for name in ("ENDPOINT", "REGION", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
         monkeypatch.setenv(f"WAREHOUSE_S3_{name}", "")
 

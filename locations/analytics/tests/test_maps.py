@@ -37,11 +37,6 @@ ROWS = [
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> ServedFiles:
-    return ServedFiles(folder=str(tmp_path / "served"), base_url="http://127.0.0.1:3001/reports")
-
-
-@pytest.fixture
 def demand(ingestion: Warehouse, run: Run) -> None:
     """What the maps are made of: zones with shapes, and the mart."""
     load_months(ingestion, TRIPS)

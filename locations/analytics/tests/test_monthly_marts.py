@@ -219,7 +219,10 @@ def test_each_month_shows_its_rows_trips_and_busiest_rows(
     assert values["dagster/partition_row_count"] == len(rows)
     assert values["trips"] == sum(row[trips] for row in rows)
     assert [record.data["trips"] for record in values["preview"].records] == [row[trips] for row in rows]
+    assert "](data:image/png;base64,iVBORw0KGgo" in values["chart"]
+    assert values["report"] == "http://127.0.0.1:3001/reports/report.html"
     assert found["2022-12-01|yellow"]["preview"].records == []
+    assert "chart" not in found["2022-12-01|yellow"]
 
 
 def upstream_of(lineage: TableColumnLineage, column: str) -> set[str]:
@@ -233,6 +236,11 @@ def test_columns_are_traced_to_the_other_locations_columns(months: dict[str, lis
     assert upstream_of(lineage, "airport") == {"raw/taxi_zones.zone"}
     assert upstream_of(lineage, "day") == {"raw/taxi_trips.pickup_at"}
     assert upstream_of(lineage, "duration_seconds") == {"raw/taxi_trips.pickup_at", "raw/taxi_trips.dropoff_at"}
+    shown = {
+        row.data["column"]: row.data["made_from"] for row in found["2023-01-01|green"]["columns_made_from"].records
+    }
+    assert list(shown) == list(lineage.deps_by_column)
+    assert shown["duration_seconds"] == "raw/taxi_trips.dropoff_at, raw/taxi_trips.pickup_at"
 
 
 # -- what was loaded ------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from typing import Any
 
 import duckdb
 import pytest
-from analytics.defs.report import CHECK, FILE, REPORT, report
+from analytics.defs.report import CHECK, REPORT, report
 from analytics.report import build, check
 from analytics.report.check import Problem, problems
-from analytics.served import ServedFiles
+from analytics.served import REPORT_FILE, ServedFiles
 from dagster import ExecuteInProcessResult, materialize
 from taxi_shared.contracts import contract
 from taxi_shared.warehouse import Warehouse
@@ -427,7 +427,7 @@ def made(warehouse: Warehouse, folder: Path) -> ExecuteInProcessResult:
 def test_the_report_is_served_and_says_so(filled: Warehouse, page: str, tmp_path: Path) -> None:
     result = made(filled, tmp_path)
     assert result.success
-    written = (tmp_path / FILE).read_text(encoding="utf-8")
+    written = (tmp_path / REPORT_FILE).read_text(encoding="utf-8")
     without_time = re.compile(r"<time.*?</time>")
     assert without_time.sub("", written) == without_time.sub("", page)
     (evaluation,) = result.get_asset_check_evaluations()
@@ -435,8 +435,8 @@ def test_the_report_is_served_and_says_so(filled: Warehouse, page: str, tmp_path
     (event,) = result.asset_materializations_for_node("reports__report")
     found = {name: entry.value for name, entry in event.metadata.items()}
     assert found["link"] == "http://127.0.0.1:3001/reports/report.html"
-    assert found["path"] == str(tmp_path / FILE)
-    assert found["bytes"] == (tmp_path / FILE).stat().st_size
+    assert found["path"] == str(tmp_path / REPORT_FILE)
+    assert found["bytes"] == (tmp_path / REPORT_FILE).stat().st_size
     assert found["months"] == "2023-01 to 2023-02"
     assert found["trips"] == sum(trips(service, month) for service in SERVICES for month in MONTHS)
     assert str(found["preview"]).startswith("![Trips per week and service")
@@ -448,7 +448,7 @@ def test_a_wrong_report_leaves_the_old_one_in_place(
     monkeypatch.setattr(check, "LARGEST", 1000)
     folder = tmp_path / "served"
     folder.mkdir()
-    old = folder / FILE
+    old = folder / REPORT_FILE
     old.write_text("the old one")
     result = made(filled, folder)
     assert not result.success
@@ -468,7 +468,7 @@ def test_with_nothing_loaded_the_page_says_so(tmp_path: Path) -> None:
     warehouse = fill(tmp_path, {"raw.taxi_zones": marts()["raw.taxi_zones"], "marts.load_quality": (["service"], [])})
     result = made(warehouse, tmp_path / "served")
     assert result.success
-    page = (tmp_path / "served" / FILE).read_text(encoding="utf-8")
+    page = (tmp_path / "served" / REPORT_FILE).read_text(encoding="utf-8")
     assert '<body class="empty">' in page
     assert "Nothing is loaded yet" in Scripts(page).words
     (event,) = result.asset_materializations_for_node("reports__report")

@@ -1,6 +1,15 @@
-"""Which columns a table's columns are made from, read from the SQL that makes it, for the UI's column lineage."""
+"""Which columns a table's columns are made from, read from the SQL that makes it, and how the UI is told."""
 
-from dagster import AssetKey, TableColumnDep, TableColumnLineage
+from dagster import (
+    AssetKey,
+    MetadataValue,
+    TableColumn,
+    TableColumnDep,
+    TableColumnLineage,
+    TableMetadataValue,
+    TableRecord,
+    TableSchema,
+)
 
 from taxi_shared.contracts import TableContract, contract
 
@@ -54,3 +63,21 @@ def column_lineage(select: str, table: TableContract) -> TableColumnLineage:
             TableColumnDep(AssetKey([schema_name, name]), upstream) for schema_name, name, upstream in sorted(found)
         ]
     return TableColumnLineage(deps)
+
+
+def lineage_metadata(lineage: TableColumnLineage) -> dict[str, TableColumnLineage | TableMetadataValue]:
+    """Column lineage as metadata: Dagster's own, and a table, since the open-source UI does not show the other."""
+    records = [
+        TableRecord(
+            {
+                "column": column,
+                "made_from": ", ".join(f"{dep.asset_key.to_user_string()}.{dep.column_name}" for dep in deps),
+            }
+        )
+        for column, deps in lineage.deps_by_column.items()
+    ]
+    schema = TableSchema([TableColumn("column"), TableColumn("made_from")])
+    return {
+        "dagster/column_lineage": lineage,
+        "columns_made_from": MetadataValue.table(records, schema=schema),
+    }

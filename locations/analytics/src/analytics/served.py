@@ -3,10 +3,14 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 from dagster import ConfigurableResource
 from pydantic import Field
+
+# The page that everything else links to; the platform's front door leads there.
+REPORT_FILE: Final = "report.html"
 
 
 class ServedFiles(ConfigurableResource[None]):

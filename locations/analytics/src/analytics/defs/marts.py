@@ -28,7 +28,7 @@ from dagster import (
 )
 from taxi_shared.charts import picture
 from taxi_shared.contracts import TableContract, contract
-from taxi_shared.lineage import column_lineage
+from taxi_shared.lineage import column_lineage, lineage_metadata
 from taxi_shared.partitions import FILE_MONTHS, FILES_OF_MONTH, FILES_OF_WEEK, SERVICE_WEEKS
 from taxi_shared.previews import PREVIEW_ROWS, preview
 from taxi_shared.warehouse import Warehouse
@@ -37,12 +37,14 @@ from analytics import charts
 from analytics.defs.automation import FOLLOW_TRIPS
 from analytics.periods import Period
 from analytics.publishing import BiDatabase, publish
+from analytics.served import REPORT_FILE, ServedFiles
 
 if TYPE_CHECKING:
     import altair
     import pandas
 
-Rebuilding = Iterator[MaterializeResult[None]]
+# Periods of each service that a run draws, counted from the newest.
+PICTURES = 6
 
 OWNERS = ["team:analytics"]
 TRIPS = contract("raw.taxi_trips")
@@ -140,9 +142,7 @@ LOAD_QUALITY = Mart(
 MARTS = (TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, FARE_ECONOMICS, FARES_BY_DISTANCE, AIRPORT_TRIPS, LOAD_QUALITY)
 
 
-def _assets_of(
-    mart: Mart, reads: Mapping[TableContract, PartitionMapping | None]
-) -> Callable[[Callable[..., Rebuilding]], AssetsDefinition]:
+def _assets_of(mart: Mart, reads: Mapping[TableContract, PartitionMapping | None]) -> AssetsDefinition:
     """The mart's table in the lake, and the same table in Postgres for BI tools.
 
     They are made in one step. As assets of their own the tables in Postgres would cost a run each time a mart
@@ -156,7 +156,8 @@ def _assets_of(
     """
     table = mart.table
     common: dict[str, Any] = {"owners": OWNERS, "partitions_def": mart.partitions}
-    return multi_asset(
+
+    @multi_asset(
         name=mart.name,
         specs=[
             AssetSpec(
@@ -181,52 +182,27 @@ def _assets_of(
         ],
         backfill_policy=BackfillPolicy.single_run(),
     )
+    def rebuild(
+        context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase, served: ServedFiles
+    ) -> Iterator[MaterializeResult[None]]:
+        periods = {key: Period.of(mart.partitions, key) for key in context.partition_keys}
+        report = MetadataValue.url(served.url(REPORT_FILE))
+        context.add_asset_metadata({"report": report}, asset_key=table.asset_key)
+        _replace(context, warehouse, mart, periods)
+        # Before it is published: if that fails, the mart is there all the same.
+        yield MaterializeResult(asset_key=table.asset_key)
+        _publish(context, warehouse, bi_database, mart, periods)
+        yield MaterializeResult(asset_key=mart.bi_key)
+
+    return rebuild
 
 
-@_assets_of(TRIPS_BY_WEEK, reads={TRIPS: FILES_OF_WEEK})
-def trips_by_week(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
-    """Every trip once, in the week of its pickup."""
-    yield from _rebuild(context, warehouse, bi_database, TRIPS_BY_WEEK)
-
-
-@_assets_of(ZONE_HOURLY_DEMAND, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
-def zone_hourly_demand(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
-    """Every trip once, in the month of its pickup."""
-    yield from _rebuild(context, warehouse, bi_database, ZONE_HOURLY_DEMAND)
-
-
-@_assets_of(FARE_ECONOMICS, reads={TRIPS: FILES_OF_MONTH})
-def fare_economics(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
-    """Every trip once, in the month of its pickup."""
-    yield from _rebuild(context, warehouse, bi_database, FARE_ECONOMICS)
-
-
-@_assets_of(FARES_BY_DISTANCE, reads={TRIPS: FILES_OF_MONTH})
-def fares_by_distance(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
-    """Every trip once, in the month of its pickup."""
-    yield from _rebuild(context, warehouse, bi_database, FARES_BY_DISTANCE)
-
-
-@_assets_of(AIRPORT_TRIPS, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
-def airport_trips(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
-    """The trips of each month's days that begin or end at an airport."""
-    yield from _rebuild(context, warehouse, bi_database, AIRPORT_TRIPS)
-
-
-@_assets_of(LOAD_QUALITY, reads={LOADS: None, QUARANTINE: None})
-def load_quality(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase) -> Rebuilding:
-    """Every row of each month's file, under what became of it."""
-    yield from _rebuild(context, warehouse, bi_database, LOAD_QUALITY)
-
-
-def _rebuild(context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase, mart: Mart) -> Rebuilding:
-    """Replace the run's periods in the lake, then in Postgres; one transaction each."""
-    periods = {key: Period.of(mart.partitions, key) for key in context.partition_keys}
-    _replace(context, warehouse, mart, periods)
-    # Before it is published: if that fails, the mart is there all the same.
-    yield MaterializeResult(asset_key=mart.table.asset_key)
-    _publish(context, warehouse, bi_database, mart, periods)
-    yield MaterializeResult(asset_key=mart.bi_key)
+trips_by_week = _assets_of(TRIPS_BY_WEEK, reads={TRIPS: FILES_OF_WEEK})
+zone_hourly_demand = _assets_of(ZONE_HOURLY_DEMAND, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
+fare_economics = _assets_of(FARE_ECONOMICS, reads={TRIPS: FILES_OF_MONTH})
+fares_by_distance = _assets_of(FARES_BY_DISTANCE, reads={TRIPS: FILES_OF_MONTH})
+airport_trips = _assets_of(AIRPORT_TRIPS, reads={TRIPS: FILES_OF_MONTH, ZONES: None})
+load_quality = _assets_of(LOAD_QUALITY, reads={LOADS: None, QUARANTINE: None})
 
 
 def _replace(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart, periods: Mapping[str, Period]) -> None:
@@ -236,9 +212,13 @@ def _replace(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart, p
     DATE) and the days they span in the variables `first_day` and `day_after`.
     """
     select = files(__package__).joinpath(f"{mart.name}.sql").read_text(encoding="utf-8")
-    shown = {"dagster/column_lineage": column_lineage(select, mart.table)}
-    # One picture for each service and not one for each period: a run may have hundreds.
-    drawn = {period.service: key for key, period in periods.items()}.values()
+    context.add_asset_metadata(lineage_metadata(column_lineage(select, mart.table)), asset_key=mart.table.asset_key)
+    # A run may have hundreds of periods; the newest ones have a picture.
+    drawn = [
+        key
+        for service in {period.service for period in periods.values()}
+        for key in [key for key, period in periods.items() if period.service == service][-PICTURES:]
+    ]
     with warehouse.write(mart.table) as connection:
         connection.execute("CREATE TEMP TABLE requested (service VARCHAR, first_day DATE, day_after DATE)")
         connection.executemany(
@@ -261,7 +241,7 @@ def _replace(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart, p
             chart = mart.chart(json.loads(frame.to_json(orient="records", date_format="iso")))
             of_periods[key]["chart"] = picture(chart, f"{mart.table.description}: {key}")
     for key, metadata in of_periods.items():
-        context.add_asset_metadata(metadata | shown, asset_key=mart.table.asset_key, partition_key=key)
+        context.add_asset_metadata(metadata, asset_key=mart.table.asset_key, partition_key=key)
 
 
 def _charted(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) -> "pandas.DataFrame":
@@ -309,7 +289,7 @@ def _publish(
                 "rows_in_all": done.all_rows,
                 "database": MetadataValue.url(bi_database.address),
                 "preview": done.newest,
-                "dagster/column_lineage": TableColumnLineage(lineage),
+                **lineage_metadata(TableColumnLineage(lineage)),
             },
             asset_key=mart.bi_key,
             partition_key=key,

@@ -25,13 +25,12 @@ from analytics.defs.automation import FOLLOW_MARTS
 from analytics.defs.marts import OWNERS
 from analytics.report import build
 from analytics.report.check import Problem, problems
-from analytics.served import ServedFiles
+from analytics.served import REPORT_FILE, ServedFiles
 
 if TYPE_CHECKING:
     from dagster import RawMetadataValue
 
 REPORT: Final = AssetKey(["reports", "report"])
-FILE: Final = "report.html"
 CHECK: Final = "opens_and_equals_the_marts"
 LARGEST_TABLE: Final = 20
 """Problems shown in the UI; the first ones tell what is wrong."""
@@ -71,16 +70,16 @@ def report(
         yield AssetCheckResult(passed=False, check_name=CHECK, metadata={"problems": _table(found)})
         first = found[0]
         raise Failure(
-            f"the new report is wrong, so {served.path(FILE)} stays as it was. {first.what}: expected"
+            f"the new report is wrong, so {served.path(REPORT_FILE)} stays as it was. {first.what}: expected"
             f" {first.expected}, observed {first.observed}. The check {CHECK} lists everything.",
             allow_retries=False,
         )
     content = page.encode()
-    path = served.write(FILE, content)
+    path = served.write(REPORT_FILE, content)
     context.log.info("%s: %s bytes", path, len(content))
     yield MaterializeResult(
         metadata={
-            "link": MetadataValue.url(served.url(FILE)),
+            "link": MetadataValue.url(served.url(REPORT_FILE)),
             "path": MetadataValue.path(path),
             "bytes": len(content),
             **_covered(data),

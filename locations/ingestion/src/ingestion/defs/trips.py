@@ -26,6 +26,7 @@ from dagster import (
 from dagster._core.errors import DagsterExecutionInterruptedError
 from taxi_shared.charts import picture
 from taxi_shared.contracts import TableContract, contract
+from taxi_shared.lineage import lineage_metadata
 from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
 from taxi_shared.previews import PREVIEW_ROWS, preview
 from taxi_shared.warehouse import Warehouse
@@ -131,7 +132,7 @@ def _replace_month(
         "source_sha256": download.sha256,
         "unknown_columns": loaded.unknown_columns,
     }
-    lineage = {"dagster/column_lineage": _column_lineage(loaded)}
+    lineage = lineage_metadata(_column_lineage(loaded))
     named = f"{file.service}, file of {file.month:%B %Y}"
     return {
         TRIPS.asset_key: {
