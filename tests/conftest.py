@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -21,6 +21,7 @@ import psycopg2
 import pytest
 import yaml
 from counting import count_file
+from mart_counting import COUNTED, zones_of
 from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +83,11 @@ class Platform:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def files_url(self) -> str:
+        """Address of the report and the other served files."""
+        return f"http://127.0.0.1:{json.loads((self.home / 'state.json').read_text())['ports']['files']}"
+
     def codeloc(self, *arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
         command, *rest = arguments
         return run_codeloc(command, *rest, "--home", str(self.home), timeout=timeout)
@@ -94,7 +100,7 @@ class Platform:
         data: dict[str, Any] = answer["data"]
         return data
 
-    def launch(self, job: str, location: str = "ingestion", asset: str | None = None, **dimensions: str) -> str:
+    def launch(self, job: str, location: str = "ingestion", assets: Sequence[str] = (), **dimensions: str) -> str:
         """Queue a run; `dimensions` are those of its partition, for example month and service."""
         tags = {f"dagster/partition/{name}": value for name, value in dimensions.items()}
         if dimensions:
@@ -107,7 +113,7 @@ class Platform:
                     "repositoryLocationName": location,
                     "repositoryName": "__repository__",
                     "jobName": job,
-                    "assetSelection": [{"path": asset.split("/")}] if asset else None,
+                    "assetSelection": [{"path": asset.split("/")} for asset in assets] or None,
                 },
                 "runConfigData": {},
                 "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
@@ -118,7 +124,7 @@ class Platform:
 
     def launch_asset(self, key: str, location: str = "ingestion") -> str:
         """Queue the materialization of one asset without partitions."""
-        return self.launch("__ASSET_JOB", location, asset=key)
+        return self.launch("__ASSET_JOB", location, [key])
 
     def launch_month(self, partition: str) -> str:
         """Queue the main job for `YYYY-MM-01|service`."""
@@ -176,6 +182,25 @@ class Platform:
 
         wait_for(nothing_under_way, "the platform to be quiet", 240)
 
+    def settled(self) -> None:
+        """Wait until everything has followed: nothing is under way, and the automation asked for nothing since."""
+        query = """{ sensorOrError(sensorSelector: {sensorName: "analytics_automation",
+            repositoryLocationName: "analytics", repositoryName: "__repository__"}) {
+            ... on Sensor { sensorState { ticks(limit: 1) { timestamp status } } } } }"""
+
+        def asked_for_nothing() -> bool:
+            self.quiet()
+            since = time.time()
+
+            def newest() -> str | None:
+                ticks = self.graphql(query)["sensorOrError"]["sensorState"]["ticks"]
+                ended = [tick["status"] for tick in ticks if tick["timestamp"] >= since and tick["status"] != "STARTED"]
+                return str(ended[0]) if ended else None
+
+            return wait_for(newest, "the automation to look") == "SKIPPED"
+
+        wait_for(asked_for_nothing, "the automation to be content", 600)
+
     # -- below the UI -----------------------------------------------------------------------------
 
     def secret(self, role: str) -> str:
@@ -222,6 +247,36 @@ class Platform:
         assert (kept, quarantined) == (expected.kept, expected.quarantined)
         assert total == pytest.approx(expected.total_amount)
 
+    def assert_mart(self, mart: str, files: Sequence[Path]) -> None:
+        """A mart holds, of the one service of these files, what is counted from them, and no row besides."""
+        counted = COUNTED[mart]
+        (service,) = {file.name.split("_")[0] for file in files}
+        columns = ", ".join(f"({column})::VARCHAR" for column in counted.key)
+        numbers = ", ".join(f"coalesce(sum({column}), 0)::DOUBLE" for column in counted.numbers)
+        found = {
+            tuple(row[: len(counted.key)]): tuple(row[len(counted.key) :])
+            for row in self.warehouse(
+                f"SELECT {columns}, {numbers} FROM marts.{mart} WHERE service = '{service}' GROUP BY ALL"
+            )
+        }
+        expected = {tuple(map(_as_text, key)): values for key, values in counted.count(files).items()}
+        assert found.keys() == expected.keys()
+        for key, values in expected.items():
+            assert found[key] == pytest.approx(values, abs=0.005 * max(values[0], 1)), key
+
+    def assert_manhattan(self, files: Sequence[Path], lookup: Path) -> None:
+        """The served GeoJSON has each of Manhattan's zones once, with its pickups in these files."""
+        served = httpx.get(f"{self.files_url}/reports/manhattan_stats.geojson", trust_env=False, timeout=30).json()
+        found = {feature["id"]: feature["properties"]["trips"] for feature in served["features"]}
+        assert len(found) == len(served["features"])
+        demand = COUNTED["zone_hourly_demand"]
+        pickups: dict[int, float] = {}
+        for service in {file.name.split("_")[0] for file in files}:
+            counted = demand.count([file for file in files if file.name.startswith(service)])
+            for (zone, _hour), (trips, _total) in counted.items():
+                pickups[zone] = pickups.get(zone, 0) + trips
+        assert found == {zone: pickups.get(zone, 0) for zone in zones_of("Manhattan", lookup)}
+
     def weeks(self, service: str) -> list[tuple[date, int]]:
         """Monday and trips of each week in the weekly mart."""
         found = self.warehouse(f"SELECT week, trips FROM marts.trips_by_week WHERE service = '{service}' ORDER BY week")
@@ -253,6 +308,11 @@ class Platform:
             except psutil.Error:
                 continue
         return found
+
+
+def _as_text(value: object) -> str:
+    """As DuckDB writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def start(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -30,11 +30,13 @@ class Counted:
     total_amount: float
 
 
-def _month(file: Path) -> str:
+def month_of(file: Path) -> str:
+    """First day of the file's month."""
     return f"{file.stem[-7:]}-01"
 
 
-def _rows(file: Path) -> str:
+def rows_of(file: Path) -> str:
+    """What to select a file's rows from; the two services name their times differently. The file is `$file`."""
     prefix = "tpep" if file.name.startswith("yellow") else "lpep"
     return (
         f"(SELECT *, {prefix}_pickup_datetime AS pickup, {prefix}_dropoff_datetime AS dropoff FROM read_parquet($file))"
@@ -46,8 +48,8 @@ def count_file(file: Path) -> Counted:
     with duckdb.connect() as connection:
         row = connection.execute(
             f"""SELECT count(*) FILTER ({KEPT}), count(*) - count(*) FILTER ({KEPT}),
-            coalesce(sum(total_amount) FILTER ({KEPT}), 0) FROM {_rows(file)}""",
-            {"month": _month(file), "file": str(file)},
+            coalesce(sum(total_amount) FILTER ({KEPT}), 0) FROM {rows_of(file)}""",
+            {"month": month_of(file), "file": str(file)},
         ).fetchone()
     assert row is not None
     return Counted(*row)
@@ -59,8 +61,8 @@ def trips_per_week(files: list[Path]) -> list[tuple[date, int]]:
     with duckdb.connect() as connection:
         for file in files:
             for monday, trips in connection.execute(
-                f"SELECT date_trunc('week', pickup)::DATE, count(*) FROM {_rows(file)} WHERE {KEPT} GROUP BY 1",
-                {"month": _month(file), "file": str(file)},
+                f"SELECT date_trunc('week', pickup)::DATE, count(*) FROM {rows_of(file)} WHERE {KEPT} GROUP BY 1",
+                {"month": month_of(file), "file": str(file)},
             ).fetchall():
                 weeks[monday] = weeks.get(monday, 0) + trips
     return sorted(weeks.items())
@@ -75,12 +77,12 @@ def trips_by_hour(files: list[Path], zones: Path, borough: str, first: date, las
     with duckdb.connect() as connection:
         for file in files:
             for weekday, hour, trips in connection.execute(
-                f"""SELECT (dayofweek(pickup) + 6) % 7, hour(pickup), count(*) FROM {_rows(file)}
+                f"""SELECT (dayofweek(pickup) + 6) % 7, hour(pickup), count(*) FROM {rows_of(file)}
                 WHERE {KEPT} AND pickup::DATE BETWEEN $first AND $last
                 AND PULocationID IN (SELECT LocationID FROM read_csv($zones) WHERE Borough = $borough)
                 GROUP BY ALL""",
                 {
-                    "month": _month(file),
+                    "month": month_of(file),
                     "file": str(file),
                     "zones": str(zones),
                     "borough": borough,
@@ -159,6 +161,6 @@ def _each(files: Sequence[Path], select: str, months: Sequence[str], group: str 
     with duckdb.connect() as connection:
         for file in files:
             yield from connection.execute(
-                f"{select} FROM {_rows(file)} WHERE {KEPT} AND strftime(pickup, '%Y-%m') IN $months {group}",
-                {"month": _month(file), "file": str(file), "months": list(months)},
+                f"{select} FROM {rows_of(file)} WHERE {KEPT} AND strftime(pickup, '%Y-%m') IN $months {group}",
+                {"month": month_of(file), "file": str(file), "months": list(months)},
             ).fetchall()

@@ -113,9 +113,8 @@ def test_a_reader_is_undisturbed_while_a_week_is_published_anew(sample: Platform
             look = f"SELECT trips FROM marts.trips_by_week WHERE {week}"
             cursor.execute(look)
             assert cursor.fetchall() == [(-1,)]
-            run = sample.launch(
-                "__ASSET_JOB", "analytics", asset="bi/trips_by_week", service="green", week="2023-02-06"
-            )
+            assets = ["marts/trips_by_week", "bi/trips_by_week"]
+            run = sample.launch("__ASSET_JOB", "analytics", assets, service="green", week="2023-02-06")
             assert sample.finished(run) == "SUCCESS"
             cursor.execute(look)
             assert cursor.fetchall() == [(-1,)]

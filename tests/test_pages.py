@@ -27,7 +27,7 @@ def test_both_locations_are_shown_as_loaded(sample: Platform, page: Page) -> Non
     expect(page.get_by_text("Loaded", exact=True)).to_have_count(2, timeout=60_000)
 
 
-GROUPS = "%2C".join(f"global%40global%3A{group}" for group in ("landing", "raw", "marts"))
+GROUPS = "%2C".join(f"global%40global%3A{group}" for group in ("landing", "raw", "marts", "bi", "reports"))
 
 
 def test_the_asset_graph_is_drawn_across_the_locations(sample: Platform, page: Page, tmp_path: Path) -> None:
@@ -44,3 +44,22 @@ def test_the_asset_graph_is_drawn_across_the_locations(sample: Platform, page: P
     expect(graph.get_by_text("zone_hourly_demand", exact=True).first).to_be_visible(timeout=60_000)
     page.screenshot(path=tmp_path / "asset-graph.png")
     assert errors == []
+
+
+def test_the_map_is_a_picture_in_the_ui(sample: Platform, page: Page) -> None:
+    page.goto(f"{sample.url}/assets/reports/manhattan_map")
+    page.get_by_text("[Show Markdown]").first.click()
+    picture = page.locator("img[src^='data:image/png;base64,']")
+    expect(picture).to_be_visible(timeout=60_000)
+    assert picture.evaluate("image => image.naturalWidth") > 400
+
+
+def test_a_mart_tells_its_rows_its_columns_sources_and_the_report(sample: Platform, page: Page) -> None:
+    page.goto(f"{sample.url}/assets/marts/airport_trips")
+    for text in (
+        "dagster/partition_row_count",
+        "columns_made_from",
+        "raw/taxi_trips.dropoff_at, raw/taxi_trips.pickup_at",
+    ):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("link", name=f"{sample.files_url}/reports/report.html").first).to_be_visible()

@@ -161,7 +161,8 @@ def status(home: HomeOption = DEFAULT_HOME) -> None:
     else:
         sound = False
         console.print("[red]the webserver does not answer")
-    console.print(f"UI: {platform.webserver.url}   source: {platform.state.source}   BI tools: ./codeloc bi")
+    console.print(f"UI: {platform.webserver.url}   report: {platform.report_url}   BI tools: ./codeloc bi")
+    console.print(f"source: {platform.state.source}")
     raise typer.Exit(0 if sound else 1)
 
 
@@ -397,6 +398,7 @@ def _summary(platform: Platform, loaded: Loaded | None) -> None:
         how = f"loaded by {loaded.runs} runs in {loaded.seconds:.0f} s" if loaded.runs else "were there already"
         console.print(f"{sum(loaded.rows.values()):,} trips{made_up} {how}.\n")
     console.print(f"[bold]UI[/bold]      {platform.webserver.url}")
+    console.print(f"[bold]Report[/bold]  {platform.report_url}")
     console.print(
         f"[bold]Look[/bold]    {platform.webserver.url}/asset-groups   ./codeloc status   ./codeloc logs -f",
         soft_wrap=True,

@@ -449,6 +449,11 @@ class Platform:
         """Address that the locations' pages and pictures lie under."""
         return f"{self.files_url}/{self.home.reports.name}"
 
+    @property
+    def report_url(self) -> str:
+        """Address of the page that a person is shown first."""
+        return f"{self.reports_url}/{seed.REPORT}"
+
     def _source_environment(self) -> dict[str, str]:
         zones = str(self.settings.taxi_zones_url) if self.settings.taxi_zones_url else None
         sample = f"{self.files_url}/{seed.SAMPLE}"
