@@ -37,7 +37,7 @@ def test_the_asset_graph_is_drawn_across_the_locations(sample: Platform, page: P
     graph = page.locator("foreignObject")
     for asset in ("taxi_trips_file", "taxi_trips", "taxi_trips_quarantine", "taxi_zones", "trips_by_week"):
         expect(graph.get_by_text(asset, exact=True).first).to_be_visible(timeout=60_000)
-    # Three groups of nodes, and the arrows between them; those into marts cross the locations.
+    # Groups of nodes, and the arrows between them; those into marts cross the locations.
     expect(page.locator("svg path[marker-end]")).not_to_have_count(0)
     # The picture in README is this one.
     page.get_by_role("button", name="panel_show_right").last.click()

@@ -25,6 +25,8 @@ from taxi_shared.warehouse import Warehouse
 
 TRIPS = contract("raw.taxi_trips")
 ZONES = contract("raw.taxi_zones")
+LOADS = contract("raw.taxi_trips_loads")
+LOADED_AT = datetime(2023, 6, 1, 12)
 Values = dict[str, Any]
 
 
@@ -76,10 +78,16 @@ def load_months(ingestion: Warehouse, months: Mapping[str, Sequence[Trip]]) -> N
         for (month, service), trips in ((key.split("|"), trips) for key, trips in months.items())
         for row, trip in enumerate(trips)
     ]
-    with ingestion.write(TRIPS) as connection:
-        for key in months:
-            connection.execute(f"DELETE FROM {TRIPS.table} WHERE file_month || '|' || service = $1", [key])
+    loaded = [
+        [service, month, LOADED_AT, len(trips), len(trips), 0, "http://tlc/sample/trips", "0" * 64, TRIPS.version]
+        for (month, service), trips in ((key.split("|"), trips) for key, trips in months.items())
+    ]
+    with ingestion.write(TRIPS, LOADS) as connection:
+        for table in (TRIPS, LOADS):
+            for key in months:
+                connection.execute(f"DELETE FROM {table.table} WHERE file_month || '|' || service = $1", [key])
         insert(connection, TRIPS.table, columns, rows)
+        insert(connection, LOADS.table, [column.name for column in LOADS.columns if column.required], loaded)
 
 
 def load_zones(ingestion: Warehouse, names: dict[int, str]) -> None:
@@ -96,7 +104,7 @@ def load_zones(ingestion: Warehouse, names: dict[int, str]) -> None:
 
 def insert(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Insert `rows` in one statement, as the lake makes a file of each."""
-    connection.execute(f"CREATE TEMP TABLE new_rows AS SELECT {', '.join(columns)} FROM {table} LIMIT 0")
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE new_rows AS SELECT {', '.join(columns)} FROM {table} LIMIT 0")
     if rows:
         connection.executemany(f"INSERT INTO new_rows VALUES ({', '.join('?' * len(columns))})", rows)
     connection.execute(f"INSERT INTO {table} BY NAME FROM new_rows")

@@ -258,7 +258,6 @@ def load_record(ingestion: Warehouse, key: str, kept: int, odd: dict[str, int], 
         columns = [column.name for column in LOADS.columns]
         record = [service, month, at, kept + quarantined, kept, quarantined, "http://tlc/file", None, "0" * 64, "1"]
         insert(connection, LOADS.table, columns, [record])
-        connection.execute("DROP TABLE new_rows")
         reasons = [reason for reason, rows in odd.items() for _ in range(rows)]
         rows = [[service, month, row, reason] for row, reason in enumerate(reasons)]
         insert(connection, QUARANTINE.table, ["service", "file_month", "source_row", "reason"], rows)

@@ -2,7 +2,7 @@
 -- the few trips of the months next to it that came in the same file.
 CREATE TEMP TABLE loaded AS
 SELECT service, file_month AS first_day
-FROM ingestion.raw.taxi_trips
+FROM ingestion.raw.taxi_trips_loads
 WHERE list_contains(getvariable('services'), service)
   AND file_month BETWEEN date_trunc('month', getvariable('from_day')) AND getvariable('to_day')
 INTERSECT

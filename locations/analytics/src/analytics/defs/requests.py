@@ -37,11 +37,10 @@ from dagster import (
 )
 from pydantic import BaseModel, Field, ValidationError
 from taxi_shared import charts
-from taxi_shared.contracts import contract
 from taxi_shared.partitions import SERVICES
 from taxi_shared.warehouse import Warehouse
 
-from analytics.defs.marts import OWNERS
+from analytics.defs.marts import LOADS, OWNERS, ZONE_HOURLY_DEMAND
 from analytics.requests import (
     EARLIEST,
     MOST_FILES,
@@ -57,9 +56,6 @@ from analytics.served import ServedFiles
 
 if TYPE_CHECKING:
     import altair
-
-TRIPS = contract("raw.taxi_trips")
-ZONE_HOURLY_DEMAND = contract("marts.zone_hourly_demand")
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 # New ones in one tick: a folder full of them must not keep Dagster's queue from everybody else.
@@ -110,7 +106,7 @@ class HourOfWeek:
 @asset(
     key=["reports", "adhoc_request"],
     description="A chart of a borough's trips per hour by weekday over a period, as somebody asked for it",
-    deps=[ZONE_HOURLY_DEMAND.asset_key, TRIPS.asset_key],
+    deps=[ZONE_HOURLY_DEMAND.table.asset_key, LOADS.asset_key],
     group_name="reports",
     owners=OWNERS,
     kinds={"duckdb", "altair"},
@@ -137,12 +133,13 @@ def adhoc_request(
         )
     chart = _draw(request, hours, days, loaded)
     names = {kind: f"requests/{config.name}.{kind}" for kind in ("csv", "png")}
+    picture = charts.png(chart)
     served.write(names["csv"], _as_csv(hours))
-    path = served.write(names["png"], charts.png(chart))
+    path = served.write(names["png"], picture)
     context.log.info("%s: %s trips on %s days", path, trips, days)
     return MaterializeResult(
         metadata={
-            "chart": charts.picture(chart, says=_title(request)),
+            "chart": charts.embedded(picture, says=_title(request)),
             "link": MetadataValue.url(served.url(names["png"])),
             "numbers": MetadataValue.url(served.url(names["csv"])),
             "file": MetadataValue.path(path),
@@ -301,12 +298,9 @@ def _verdict_metadata(folder: Path, problems: list[Problem]) -> dict[str, Metada
         TableRecord({"file": found.file, "problem": found.problem, "version": found.version}) for found in problems
     ]
     columns = [TableColumn(name) for name in ("file", "problem", "version")]
-    return {
-        "folder": MetadataValue.path(folder),
-        "problems": MetadataValue.table(
-            records, schema=TableSchema(columns)
-        ),  # Dagster insists on one for an empty table
-    }
+    # Dagster insists on the columns of an empty table.
+    problems_table = MetadataValue.table(records, schema=TableSchema(columns))
+    return {"folder": MetadataValue.path(folder), "problems": problems_table}
 
 
 adhoc_request_job = define_asset_job(
