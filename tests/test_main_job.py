@@ -46,6 +46,34 @@ def test_both_locations_are_loaded_and_every_asset_is_materialized(sample: Platf
     assert there == dict.fromkeys((*landing, *raw, *marts, *reports), 1)
 
 
+def test_every_asset_shows_what_a_person_wants_to_see(sample: Platform) -> None:
+    nodes = sample.graphql(
+        """{ assetNodes { assetKey { path } groupName metadataEntries { label }
+            assetMaterializations(limit: 30) { metadataEntries { label } } } }"""
+    )["assetNodes"]
+    for node in nodes:
+        key, group = "/".join(node["assetKey"]["path"]), node["groupName"]
+        if key == "reports/adhoc_request":
+            continue  # made when somebody asks for it
+        declared = {entry["label"] for entry in node["metadataEntries"]}
+        newest = {entry["label"] for entry in node["assetMaterializations"][0]["metadataEntries"]}
+        # Months with a few stray trips have no picture worth drawing.
+        ever = {entry["label"] for event in node["assetMaterializations"] for entry in event["metadataEntries"]}
+        if group == "reports":
+            assert newest & {"link", "map"}, key
+            assert newest & {"trips"}, key
+            continue
+        assert newest & {"dagster/row_count", "dagster/partition_row_count"}, key
+        assert "preview" in newest, key
+        assert "dagster/column_schema" in declared | newest, key
+        if group in ("marts", "bi") or key in ("raw/taxi_trips", "raw/taxi_trips_quarantine"):
+            assert {"dagster/column_lineage", "columns_made_from"} <= newest, key
+        if group == "marts":
+            assert {"chart", "report"} <= ever, key
+        if group in ("landing", "raw"):
+            assert "source" in newest, key
+
+
 def test_lineage_crosses_the_locations(sample: Platform) -> None:
     nodes = sample.graphql(
         "{ assetNodes { assetKey { path } repository { location { name } } dependencyKeys { path } } }"
