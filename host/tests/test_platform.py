@@ -170,5 +170,11 @@ def test_a_source_that_is_no_address_is_refused() -> None:
         seed.source_environment("ftp://x", "", None)
 
 
+def test_a_source_with_a_password_is_refused_without_repeating_it() -> None:
+    with pytest.raises(CodelocError, match="leave user and password out of the address") as refused:
+        seed.source_environment("https://me:secret@mirror/tlc", "", None)
+    assert "secret" not in str(refused.value)
+
+
 def test_the_root_of_the_repository_is_found() -> None:
     assert (ROOT / "workspace.yaml").exists()

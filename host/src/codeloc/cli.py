@@ -210,7 +210,7 @@ def sql(
     if output is not None:
         command += ["--output", str(output)]
     if query is not None:
-        command += ["--query", query]
+        command.append(f"--query={query}")
     # The query's own process from here on: its pipes and Ctrl-C are nobody else's business.
     os.execv(python, command)  # noqa: S606
 

@@ -154,8 +154,10 @@ def _state_file(home: Home) -> Path:
 
 def write_whole(file: Path, content: str) -> None:
     """Write a file that only its owner can read, so that a reader sees it as it was or as it is."""
-    write_private(file.with_suffix(".part"), content)
-    file.with_suffix(".part").replace(file)
+    # Of its own: two commands may write the same file at once. Hidden, because somebody may watch the folder.
+    draft = file.with_name(f".{file.name}.{os.getpid()}.part")
+    write_private(draft, content)
+    draft.replace(file)
 
 
 def write_private(file: Path, content: str) -> None:

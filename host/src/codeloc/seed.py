@@ -53,7 +53,7 @@ SERVICES = ("green", "yellow")
 SEED = (
     SeedRun("ingestion", "zone_update_job", "raw/taxi_zones"),
     *(
-        SeedRun("ingestion", "trip_update_job", "raw/taxi_trips", tuple(f"{month}|{service}" for month in MONTHS))
+        SeedRun("ingestion", "trip_update_job", "raw/taxi_trips_loads", tuple(f"{month}|{service}" for month in MONTHS))
         for service in SERVICES
     ),
 )
@@ -92,6 +92,8 @@ def source_environment(source: str, sample_url: str, zones_url: str | None) -> d
         return _TLC | ({"TAXI_ZONES_URL": zones_url} if zones_url else {})
     base = sample_url if source == SAMPLE else source
     address = urllib.parse.urlsplit(base)
+    if address.username or address.password:
+        raise CodelocError("--source: leave user and password out of the address: it is shown in the UI and the report")
     if address.scheme not in ("http", "https") or not address.hostname:
         raise CodelocError(f"--source {source}: must be 'sample', 'tlc', or an address such as https://mirror/tlc")
     base = base.rstrip("/")

@@ -55,7 +55,7 @@ def fill(
             f"nothing was materialized into {', '.join(wanting)}: look at the runs and automation in {webserver.url}"
         )
     rows = {
-        str(partition): int(values.get("dagster/partition_row_count") or 0)
+        str(partition): int(values.get("rows_kept") or 0)
         for seed in SEED
         if seed.partitions
         for partition, values in webserver.newest(seed.asset, list(seed.partitions)).items()

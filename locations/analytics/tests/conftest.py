@@ -26,6 +26,7 @@ from taxi_shared.warehouse import Warehouse
 TRIPS = contract("raw.taxi_trips")
 ZONES = contract("raw.taxi_zones")
 LOADS = contract("raw.taxi_trips_loads")
+QUARANTINE = contract("raw.taxi_trips_quarantine")
 LOADED_AT = datetime(2023, 6, 1, 12)
 Values = dict[str, Any]
 
@@ -82,7 +83,7 @@ def load_months(ingestion: Warehouse, months: Mapping[str, Sequence[Trip]]) -> N
         [service, month, LOADED_AT, len(trips), len(trips), 0, "http://tlc/sample/trips", "0" * 64, TRIPS.version]
         for (month, service), trips in ((key.split("|"), trips) for key, trips in months.items())
     ]
-    with ingestion.write(TRIPS, LOADS) as connection:
+    with ingestion.write(TRIPS, LOADS, QUARANTINE) as connection:
         for table in (TRIPS, LOADS):
             for key in months:
                 connection.execute(f"DELETE FROM {table.table} WHERE file_month || '|' || service = $1", [key])

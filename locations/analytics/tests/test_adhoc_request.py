@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from analytics.definitions import defs
-from analytics.defs.marts import zone_hourly_demand
+from analytics.defs.marts import load_quality, zone_hourly_demand
 from analytics.defs.requests import (
     MOST_REQUESTS,
     AdhocRequestConfig,
@@ -55,8 +55,9 @@ def made_up(seed: int) -> dict[str, list[Trip]]:
         months[key] = [
             Trip(first + timedelta(minutes=draw.randrange(28 * 24 * 60)), draw.choice(zones)) for _ in range(400)
         ]
-    # As in real files: a trip of the evening before.
+    # As in real files: a trip of the evening before, and one of the night after.
     months["2023-01-01|yellow"].append(Trip(datetime(2022, 12, 31, 23, 59), 236))
+    months["2023-04-01|yellow"].append(Trip(datetime(2023, 5, 1, 0, 10), 236))
     return months
 
 
@@ -69,7 +70,7 @@ def months() -> dict[str, list[Trip]]:
 def mart(months: dict[str, list[Trip]], tmp_path_factory: pytest.TempPathFactory, server: str) -> Warehouse:
     """Analytics' lake with the mart of these months and the ones beside them; the tests only read it.
 
-    Ingestion has loaded a further month, which the mart does not have yet.
+    Ingestion has loaded May too, which the mart of the pickups does not have yet, but for a trip that came with April.
     """
     folder = tmp_path_factory.mktemp("lakes")
     ingestion, analytics = lake_in(folder, "ingestion"), lake_in(folder, "analytics", reads=["ingestion"])
@@ -90,8 +91,21 @@ def mart(months: dict[str, list[Trip]], tmp_path_factory: pytest.TempPathFactory
                 "served": ServedFiles(folder=str(folder), base_url="http://127.0.0.1/reports"),
             },
         )
-    assert built.success
-    load_months(ingestion, {"2023-06-01|yellow": [Trip(datetime(2023, 6, 5))]})
+        assert built.success
+        load_months(ingestion, {"2023-05-01|yellow": [Trip(datetime(2023, 5, day)) for day in range(1, 30)]})
+        counted = materialize(
+            [load_quality],
+            tags={
+                "dagster/asset_partition_range_start": "2022-12-01|green",
+                "dagster/asset_partition_range_end": "2023-05-01|yellow",
+            },
+            resources={
+                "warehouse": analytics,
+                "bi_database": bi_database,
+                "served": ServedFiles(folder=str(folder), base_url="http://127.0.0.1/reports"),
+            },
+        )
+    assert counted.success
     return analytics
 
 
@@ -151,24 +165,31 @@ def by_hand(
     first: date,
     last: date,
     services: tuple[str, ...] = ("green", "yellow"),
-    loaded: tuple[str, ...] = ("2023-01", "2023-02", "2023-04"),
 ) -> dict[tuple[str, int], tuple[int, int, float | None]]:
-    """The numbers, counted trip by trip."""
-    days = Counter(DAYS[day.weekday()] for day in each(first, last) if f"{day:%Y-%m}" in loaded)
+    """The numbers, counted trip by trip: of each service over its own loaded months."""
+    days = {
+        service: Counter(DAYS[day.weekday()] for day in each(first, last) if f"{day:%Y-%m}-01|{service}" in LOADED)
+        for service in services
+    }
     trips = Counter(
-        (DAYS[trip.pickup_at.weekday()], trip.pickup_at.hour)
+        (key.split("|")[1], DAYS[trip.pickup_at.weekday()], trip.pickup_at.hour)
         for key, of_month in months.items()
         for trip in of_month
         if key.split("|")[1] in services
         and BOROUGHS[trip.pickup_zone_id] == borough
         and first <= trip.pickup_at.date() <= last
+        and f"{trip.pickup_at:%Y-%m}-01|{key.split('|')[1]}" in LOADED
     )
-    weekdays = {DAYS[day.weekday()] for day in each(first, last)}
-    return {
-        (day, hour): (days[day], trips[day, hour], trips[day, hour] / days[day] if days[day] else None)
-        for day in weekdays
-        for hour in range(24)
-    }
+    found: dict[tuple[str, int], tuple[int, int, float | None]] = {}
+    for day in {DAYS[day.weekday()] for day in each(first, last)}:
+        for hour in range(24):
+            averages = [trips[service, day, hour] / days[service][day] for service in services if days[service][day]]
+            found[day, hour] = (
+                max(days[service][day] for service in services),
+                sum(trips[service, day, hour] for service in services),
+                sum(averages) if averages else None,
+            )
+    return found
 
 
 @pytest.mark.parametrize(
@@ -228,19 +249,23 @@ def test_of_a_period_that_is_not_loaded_completely_the_average_is_over_the_loade
     found = metadata(desk.ask(from_day=f"{first}", to_day=f"{last}", service="yellow"), adhoc_request.key)[None]
     expected = by_hand(months, "Manhattan", first, last, ("yellow",))
     assert desk.numbers() == expected
-    # The trip of New Year's Eve is there, but its month is not loaded.
+    # The trip of New Year's Eve is in the mart, but its month is not loaded.
     assert found["trips"] == sum(trips for _, trips, _ in expected.values())
     assert found["days"] == 31 + 28 + 30
     assert found["loaded"] == "yellow 2023-01 to 2023-02 and 2023-04"
 
 
-def test_a_service_that_lacks_a_month_is_told(desk: Desk) -> None:
+def test_a_service_that_lacks_a_month_is_told_and_averaged_over_its_own_days(
+    months: dict[str, list[Trip]], desk: Desk
+) -> None:
     found = metadata(desk.ask(to_day="2023-02-28"), adhoc_request.key)[None]
     assert found["loaded"] == "green 2023-01, yellow 2023-01 to 2023-02"
+    assert found["days"] == 31 + 28
+    assert desk.numbers() == by_hand(months, "Manhattan", date(2023, 1, 1), date(2023, 2, 28))
 
 
 def test_a_month_that_the_mart_does_not_have_yet_is_not_called_loaded(desk: Desk) -> None:
-    found = metadata(desk.ask(from_day="2023-04-01", to_day="2023-06-30", service="yellow"), adhoc_request.key)[None]
+    found = metadata(desk.ask(from_day="2023-04-01", to_day="2023-05-31", service="yellow"), adhoc_request.key)[None]
     assert found["loaded"] == "yellow 2023-04"
     assert found["days"] == 30
 

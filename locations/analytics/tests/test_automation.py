@@ -1,5 +1,6 @@
 """Which weeks and months are rebuilt when something lands in ingestion's tables, and which are not."""
 
+from collections.abc import Set as AbstractSet
 from datetime import date, datetime, timedelta
 
 import pytest
@@ -291,6 +292,58 @@ def test_every_week_a_file_may_have_trips_of_is_rebuilt(daemon: Daemon, month: d
         for number in range((month_end + EARLY_REPORTING - month + LATE_REPORTING).days)
     ]
     assert {f"green|{day - timedelta(days=day.weekday())}" for day in days} <= set(weeks)
+
+
+@asset(key=["raw", "taxi_trips_loads"], partitions_def=FILE_MONTHS)
+def taxi_trips_loads() -> None:
+    """As ingestion defines it."""
+
+
+@asset(key=["raw", "taxi_trips_quarantine"], partitions_def=FILE_MONTHS)
+def taxi_trips_quarantine() -> None:
+    """As ingestion defines it."""
+
+
+def test_the_report_follows_when_the_marts_have_caught_up_and_not_before() -> None:
+    sources = [taxi_trips, taxi_trips_loads, taxi_trips_quarantine]
+    definitions = Definitions.merge(defs(), Definitions(assets=[*sources, taxi_zones]))
+    instance = DagsterInstance.ephemeral()
+    last: EvaluateAutomationConditionsResult | None = None
+    report, whole = AssetKey(["reports", "report"]), {None}
+
+    def requested() -> dict[AssetKey, AbstractSet[str | None]]:
+        nonlocal last
+        last = evaluate_automation_conditions(
+            definitions, instance, cursor=last.cursor if last else None, evaluation_time=NOW
+        )
+        keys = definitions.resolve_all_asset_keys()
+        found = {key: last.get_requested_partitions(key) for key in keys if key.path[0] in ("marts", "reports")}
+        return {key: partitions for key, partitions in found.items() if partitions}
+
+    def materialized(key: AssetKey, *partitions: str | None) -> None:
+        for partition in partitions:
+            instance.report_runless_asset_event(AssetMaterialization(key, partition=partition))
+
+    assert requested() == {}
+    materialized(ZONES.asset_key, None)
+    assert requested() == {}
+    for source in sources:
+        materialized(source.key, FEBRUARY_GREEN)
+    marts = requested()
+    assert {key.path[0] for key in marts} == {"marts"}
+    assert len(marts) == 6
+    for key, partitions in marts.items():
+        materialized(key, *partitions)
+    maps = {AssetKey(["reports", name]): whole for name in ("manhattan_stats", "manhattan_map")}
+    assert requested() == {report: whole} | maps
+    assert requested() == {}
+    for key in (report, *maps):
+        materialized(key, None)
+    requested()  # outside of a run, the map's data counts as newer than the map
+    assert requested() == {}
+    materialized(ZONES.asset_key, None)
+    materialized(taxi_trips_loads.key, FEBRUARY_GREEN)
+    assert report not in requested()
 
 
 def test_the_sensor_runs_from_the_start() -> None:

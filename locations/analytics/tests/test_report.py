@@ -105,7 +105,7 @@ def marts(source: str = "http://127.0.0.1:3001/sample") -> dict[str, tuple[list[
             [
                 [service, month, outcome, count, LOADED_AT]
                 for month, service in files
-                for outcome, count in (("kept", 990), ("no_duration", 7), ("unknown_zone", 3))
+                for outcome, count in (("kept", trips(service, month)), ("no_duration", 7), ("unknown_zone", 3))
             ],
         ),
         "raw.taxi_zones": (
@@ -122,8 +122,8 @@ def marts(source: str = "http://127.0.0.1:3001/sample") -> dict[str, tuple[list[
                     service,
                     month,
                     LOADED_AT,
-                    1000,
-                    990,
+                    trips(service, month) + 10,
+                    trips(service, month),
                     10,
                     f"{source}/trip-data/{service}_{month:%Y-%m}.parquet",
                     "0",
@@ -262,7 +262,9 @@ def test_sums_of_airports_and_files(page: str) -> None:
     airports = data["airports"]
     assert sum(airports["trips"]) == 2 * 2 * len(SERVICES) * (31 + 28)
     assert set(airports["fare_amount"]) == {0, 130.0 * 31, 130.0 * 28}
-    assert sum(data["quality"]["row_count"]) == 1000 * len(SERVICES) * len(MONTHS)
+    assert sum(data["quality"]["row_count"]) == sum(
+        trips(service, month) + 10 for service in SERVICES for month in MONTHS
+    )
 
 
 def test_freshness_tells_newest_file_load_and_pickup(page: str) -> None:
@@ -333,17 +335,17 @@ def test_each_wrong_number_is_found(page: str, looked_at: duckdb.DuckDBPyConnect
 
     found = problems(changed(page, "data", tamper), looked_at)
     assert [problem.what.split(" (")[0] for problem in found] == [
-        "trips of fare_economics: green, 2023-01",
-        "total_amount of fare_economics: yellow, 2023-02",
-        "card_tip_amount of fares_by_distance: green, 2023-01",
-        "trips of airport_trips: green, 2023-01",
+        "trips of fare_economics: green, 2023-01, card",
+        "total_amount of fare_economics: yellow, 2023-02, cash",
+        "card_tip_amount of fares_by_distance: green, 2023-01, 1 to 2",
+        "trips of airport_trips: green, 2023-01, JFK Airport, from",
         "pickups by hour of the week: green, 2023-01, 1 16",
         "pickups by zone: green, 2023-01, 264",
         "trips by week: green, 2023-01-09",
     ]
     assert (found[0].expected, found[0].observed) == (
+        f"{trips('green', MONTHS[0]) - 1}",
         f"{trips('green', MONTHS[0])}",
-        f"{trips('green', MONTHS[0]) + 1}",
     )
     assert (found[-1].expected, found[-1].observed) == ("28", "56")
 
@@ -353,7 +355,41 @@ def test_rows_kept_as_quarantined_are_found(page: str, looked_at: duckdb.DuckDBP
         data["quality"]["outcome"][:2] = reversed(data["quality"]["outcome"][:2])
 
     (problem,) = problems(changed(page, "data", swap), looked_at)
-    assert (problem.what, problem.expected, problem.observed) == ("rows quarantined: green, 2023-01", "10", "993")
+    assert problem.what == "row_count of load_quality: green, 2023-01, kept (1 more differ)"
+    assert (problem.expected, problem.observed) == (f"{trips('green', MONTHS[0])}", "7")
+
+
+def test_amounts_under_the_wrong_payment_are_found(page: str, looked_at: duckdb.DuckDBPyConnection) -> None:
+    def swap(data: dict[str, Any]) -> None:
+        data["payments"]["payment"][:2] = reversed(data["payments"]["payment"][:2])
+
+    found = problems(changed(page, "data", swap), looked_at)
+    assert [problem.what.split(":")[0] for problem in found] == [
+        f"{column} of fare_economics" for column in ("trips", "fare_amount", "tip_amount", "total_amount")
+    ]
+
+
+def test_a_month_that_is_loaded_and_not_in_the_marts_yet_is_not_on_the_page(tmp_path: Path) -> None:
+    tables = marts()
+    for name in ("marts.load_quality", "raw.taxi_trips_loads"):
+        columns, rows = tables[name]
+        march = [[date(2023, 3, 1) if value == MONTHS[1] else value for value in row] for row in rows]
+        rows += [row for row in march if date(2023, 3, 1) in row]
+    # The few trips that came with February's file.
+    columns, rows = tables["marts.fare_economics"]
+    tables["marts.fare_economics"] = columns, [*rows, *[["green", date(2023, 3, 1), "card", 3, 60, 30.0, 0, 40.0]]]
+    page = built(fill(tmp_path, tables))
+    assert set(embedded(page, "data")["loaded"]["month"]) == {"2023-01", "2023-02"}
+
+
+def test_a_warehouse_without_card_payments_and_distances_has_a_report(tmp_path: Path) -> None:
+    tables = marts()
+    columns, rows = tables["marts.fares_by_distance"]
+    none = [[*row[:2], "none recorded", None, *row[4:6], 0, None, None] for row in rows if row[3] is None]
+    tables["marts.fares_by_distance"] = columns, none
+    with transaction(fill(tmp_path, tables)) as connection:
+        page = build.page(build.datasets(connection), build.shapes(connection), MADE_AT)
+        assert problems(page, connection) == []
 
 
 def test_a_month_that_is_missing_is_found(page: str, looked_at: duckdb.DuckDBPyConnection) -> None:

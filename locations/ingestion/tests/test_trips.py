@@ -63,6 +63,8 @@ def ride(pickup: datetime, lasts: timedelta = timedelta(minutes=10)) -> Values:
 # Reason of the quarantine, or None where the row is kept.
 ROWS: dict[str, tuple[Values, str | None]] = {
     "an ordinary trip": ({}, None),
+    "an amount that is not a number": ({"total_amount": float("nan")}, "unreadable_value"),
+    "an endless trip": ({"trip_distance": float("inf")}, "unreadable_value"),
     "first second of the month": (ride(START), None),
     "last second of the month": (ride(END - SECOND), None),
     "7 days early": (ride(START - 7 * DAY), None),
@@ -205,8 +207,8 @@ def test_a_run_says_of_each_month_what_became_of_its_rows(
         KEYS[2]: {"dagster/partition_row_count": 2, "rows_read": 5, "share": 2 / 5} | common[KEYS[2]],
     }
     assert found[LOADS.table] == {
-        key: {"dagster/partition_row_count": 1, "rows_read": rows_read} | common[key]
-        for key, rows_read in zip(KEYS, (1, 3, 5), strict=True)
+        key: {"dagster/partition_row_count": 1, "rows_kept": kept, "rows_read": rows_read} | common[key]
+        for key, kept, rows_read in zip(KEYS, (1, 2, 3), (1, 3, 5), strict=True)
     }
     with warehouse.read() as connection:
         for table, expected in {TRIPS: [1, 2, 3], QUARANTINE: [1, 2]}.items():

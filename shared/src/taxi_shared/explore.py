@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except (duckdb.Error, ExploreError) as error:
+    except (duckdb.Error, ExploreError, OSError) as error:
         print(f"codeloc: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

@@ -125,12 +125,15 @@ def publish(
             if made_anew:
                 _create_draft(cursor, table, wanted)
                 _copy(warehouse, cursor, table, _draft(table), time_column, None)
+                done = _published(cursor, table, _draft(table), time_column, periods, made_anew)
+                # Last, because readers wait from here on.
                 _put_in_place(cursor, table)
             else:
                 _delete(cursor, table, time_column, periods)
                 _copy(warehouse, cursor, table, _parts(table)[1], time_column, periods)
+                done = _published(cursor, table, _parts(table)[1], time_column, periods, made_anew)
             _describe(cursor, table)
-            return _published(cursor, table, time_column, periods, made_anew)
+            return done
         except psycopg2.Error as error:
             raise PublishingError(f"{table.table} was not published and is as it was: {error}".strip()) from error
 
@@ -334,13 +337,16 @@ def _copy(
 
 
 def _published(
-    cursor: "Cursor", table: TableContract, time_column: str, periods: Sequence[Period], made_anew: bool
+    cursor: "Cursor", table: TableContract, holder: str, time_column: str, periods: Sequence[Period], made_anew: bool
 ) -> Published:
+    """What `holder`, the table itself or its draft, holds now."""
     from psycopg2 import sql
 
-    names = {"table": sql.Identifier(*_parts(table)), **_requested(time_column)}
+    names = {"table": sql.Identifier(_parts(table)[0], holder), **_requested(time_column)}
+    # One pass over the table, however many periods there are.
     counted = sql.SQL(
-        "SELECT service, first_day, day_after, (SELECT count(*) FROM {table} AS t WHERE {belongs}) FROM {requested}"
+        "SELECT r.service, r.first_day, r.day_after, count(t.service) FROM {requested}"
+        " LEFT JOIN {table} AS t ON {belongs} GROUP BY r.service, r.first_day, r.day_after"
     )
     cursor.execute(counted.format(**names), _days(periods))
     rows = {Period(*period): count for *period, count in cursor.fetchall()}

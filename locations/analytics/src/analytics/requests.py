@@ -87,13 +87,14 @@ class FiledRequest:
         The file's name without `.json`; it names the result.
     version
         First 16 hexadecimal digits of the SHA-256 of the content.
-    modified
-        When the file was last written, nanoseconds since 1970.
+    changed
+        When the file was last written or put in its place, nanoseconds since 1970: unlike the time of its content,
+        a move or copy does not bring an old one along.
     """
 
     name: str
     version: str
-    modified: int
+    changed: int
     request: AdhocRequest
 
 
@@ -155,7 +156,7 @@ def read_file(file: Path) -> FiledRequest | Problem | None:
         return Problem(shown, "the file's name must end in .json", "")
     try:
         check_name(name)
-        content, modified = _read(file)
+        content, changed = _read(file)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -164,7 +165,7 @@ def read_file(file: Path) -> FiledRequest | Problem | None:
         return Problem(shown, str(error), "")
     version = hashlib.sha256(content).hexdigest()[:16]
     try:
-        return FiledRequest(name, version, modified, parse_request(content))
+        return FiledRequest(name, version, changed, parse_request(content))
     except BadRequestError as error:
         return Problem(shown, str(error), version)
 
@@ -182,7 +183,7 @@ def check_name(name: str) -> None:
 
 
 def _read(file: Path) -> tuple[bytes, int]:
-    """Content and time of a file."""
+    """Content of a file, and when it was put there."""
     if file.is_symlink():
         raise BadRequestError("is a link, and links are not followed: put a copy of the file here")
     # Without O_NONBLOCK a pipe would be waited for; O_NOFOLLOW for a link that was put here just now.
@@ -197,7 +198,7 @@ def _read(file: Path) -> tuple[bytes, int]:
         os.close(descriptor)
     if len(content) > MOST_BYTES:
         raise BadRequestError(f"is larger than {MOST_BYTES:,} bytes")
-    return content, status.st_mtime_ns
+    return content, status.st_ctime_ns
 
 
 def parse_request(content: bytes) -> AdhocRequest:

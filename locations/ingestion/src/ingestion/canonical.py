@@ -58,8 +58,12 @@ def projection(source_columns: list[str]) -> str:
                 missing.append(" or ".join(_names_of(column.name)))
             continue
         quoted = '"' + found.replace('"', '""') + '"'
-        casts.append(f"TRY_CAST({quoted} AS {column.type}) AS {column.name}")
-        doubtful.append(f"({quoted} IS NOT NULL AND TRY_CAST({quoted} AS {column.type}) IS NULL)")
+        cast = f"TRY_CAST({quoted} AS {column.type})"
+        if column.type == "DOUBLE":
+            # Not a number, and infinity: one such row would make every sum it is in the same.
+            cast = f"if(isfinite({cast}), {cast}, NULL)"
+        casts.append(f"{cast} AS {column.name}")
+        doubtful.append(f"({quoted} IS NOT NULL AND {cast} IS NULL)")
     if missing:
         raise UnsupportedSchemaError(_explain(missing, {name.lower(): name for name in source_columns}))
     return ",\n  ".join([*casts, f"({' OR '.join(doubtful)}) AS unreadable"])

@@ -139,7 +139,6 @@ LOAD_QUALITY = Mart(
     charts.quarantine_share,
     most="row_count",
 )
-MARTS = (TRIPS_BY_WEEK, ZONE_HOURLY_DEMAND, FARE_ECONOMICS, FARES_BY_DISTANCE, AIRPORT_TRIPS, LOAD_QUALITY)
 
 
 def _assets_of(mart: Mart, reads: Mapping[TableContract, PartitionMapping | None]) -> AssetsDefinition:

@@ -53,6 +53,8 @@ LARGEST_TABLE: Final = 20
         )
     ],
     automation_condition=FOLLOW_MARTS,
+    # One at a time, or an older page could take the place of a newer one.
+    pool="report",
 )
 def report(
     context: AssetExecutionContext, warehouse: Warehouse, served: ServedFiles

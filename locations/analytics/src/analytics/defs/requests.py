@@ -40,7 +40,7 @@ from taxi_shared import charts
 from taxi_shared.partitions import SERVICES
 from taxi_shared.warehouse import Warehouse
 
-from analytics.defs.marts import LOADS, OWNERS, ZONE_HOURLY_DEMAND
+from analytics.defs.marts import LOAD_QUALITY, OWNERS, ZONE_HOURLY_DEMAND
 from analytics.requests import (
     EARLIEST,
     MOST_FILES,
@@ -89,11 +89,11 @@ class HourOfWeek:
     hour
         0 to 23, New York wall clock.
     days
-        Such weekdays in the loaded part of the period.
+        Such weekdays in the loaded part of the period; of the service that has more of it, if they differ.
     trips
-        All pickups in that hour of that weekday over the period.
+        All pickups in that hour of that weekday over the loaded part of the period.
     trips_per_hour
-        Their average over `days`; None where there is no such day.
+        Their average, of each service over its own days; None where there is no such day.
     """
 
     weekday: int
@@ -106,7 +106,7 @@ class HourOfWeek:
 @asset(
     key=["reports", "adhoc_request"],
     description="A chart of a borough's trips per hour by weekday over a period, as somebody asked for it",
-    deps=[ZONE_HOURLY_DEMAND.table.asset_key, LOADS.asset_key],
+    deps=[ZONE_HOURLY_DEMAND.table.asset_key, LOAD_QUALITY.table.asset_key],
     group_name="reports",
     owners=OWNERS,
     kinds={"duckdb", "altair"},
@@ -395,8 +395,8 @@ def _run_request(filed: FiledRequest) -> RunRequest:
         service=request.service,
     )
     return RunRequest(
-        # With the time: the same content may be asked for again after another one.
-        run_key=f"{filed.name}:{filed.version}:{filed.modified}",
+        # With the time the file was put there: the same content may be asked for again after another one.
+        run_key=f"{filed.name}:{filed.version}:{filed.changed}",
         run_config=RunConfig(ops={adhoc_request.op.name: config}),
         tags={"request": filed.name, "request_sha256": filed.version},
     )

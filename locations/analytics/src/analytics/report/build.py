@@ -76,11 +76,7 @@ def datasets(connection: "duckdb.DuckDBPyConnection") -> dict[str, Columns]:
         After `open_sources`, and in a transaction, so that all datasets are of one moment.
     """
     connection.execute("SET VARIABLE newest_months = $1", [NEWEST_MONTHS])
-    # The months themselves, and not those of the pickups: files hold a few trips of the months beside theirs.
-    connection.execute(
-        """CREATE OR REPLACE TEMP VIEW reported AS SELECT service, file_month AS month FROM taxi_trips_loads
-        QUALIFY dense_rank() OVER (ORDER BY file_month DESC) <= getvariable('newest_months')"""
-    )
+    connection.execute(_text("reported.sql"))
     return {name: _columns(connection.execute(_text(f"{name}.sql"))) for name in DATASETS}
 
 

@@ -32,18 +32,37 @@ _FETCHING_ATTRIBUTES: Final = {"src", "srcset", "href", "xlink:href", "poster", 
 _FETCHING_STYLE: Final = re.compile(r"@import|url\(\s*['\"]?(?!data:|#)")
 _FETCHING_SCRIPT: Final = re.compile(r"https?://|\bimport\s*\(|\bfetch\(|XMLHttpRequest|WebSocket|sendBeacon")
 
-# Column, dataset of the page, mart, and the mart's column that says when.
-_BY_MONTH: Final = (
-    ("trips", "payments", "fare_economics", "month"),
-    ("fare_amount", "payments", "fare_economics", "month"),
-    ("tip_amount", "payments", "fare_economics", "month"),
-    ("total_amount", "payments", "fare_economics", "month"),
-    ("trips", "distances", "fares_by_distance", "month"),
-    ("fare_amount", "distances", "fares_by_distance", "month"),
-    ("card_tip_amount", "distances", "fares_by_distance", "month"),
-    ("trips", "airports", "airport_trips", "day"),
-    ("duration_seconds", "airports", "airport_trips", "day"),
-    ("row_count", "quality", "load_quality", "file_month"),
+
+@dataclass(frozen=True)
+class _Compared:
+    """A dataset of the page, and the mart that its numbers must be those of: by month and category."""
+
+    dataset: str
+    mart: str
+    when: str
+    category: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+_COMPARED: Final = (
+    _Compared(
+        "payments", "fare_economics", "month", ("payment",), ("trips", "fare_amount", "tip_amount", "total_amount")
+    ),
+    _Compared(
+        "distances",
+        "fares_by_distance",
+        "month",
+        ("distance_band",),
+        ("trips", "fare_amount", "card_trips", "card_fare_amount", "card_tip_amount"),
+    ),
+    _Compared(
+        "airports",
+        "airport_trips",
+        "day",
+        ("airport", "direction"),
+        ("trips", "duration_seconds", "fare_amount"),
+    ),
+    _Compared("quality", "load_quality", "file_month", ("outcome",), ("row_count",)),
 )
 
 
@@ -169,6 +188,7 @@ def _chart_rows(data: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
     pickups = Counter[int]()
     for row in data["pickups"]:
         pickups.update(dict(zip((zone["zone_id"] for zone in data["zones"]), row["trips"], strict=True)))
+    measured = [row for row in data["distances"] if row["from_miles"] is not None]
     return {
         "weekly_trend": data["weeks"],
         "hour_of_week": list(_average_hours(data["hours"])),
@@ -178,8 +198,8 @@ def _chart_rows(data: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
             if trips
         ],
         "fares_by_payment": data["payments"],
-        "fares_by_distance": data["distances"],
-        "tips_by_distance": data["distances"],
+        "fares_by_distance": measured,
+        "tips_by_distance": [row for row in measured if row["card_fare_amount"]],
         "airport_trips": data["airports"],
         "quarantine_share": [{**row, "file_month": row["month"]} for row in data["quality"]],
         "quarantine_reasons": [row for row in data["quality"] if row["outcome"] != "kept"],
@@ -212,25 +232,29 @@ def _untrue(data: Mapping[str, list[Row]], connection: "duckdb.DuckDBPyConnectio
     def of_months(found: Mapping[Key, Any]) -> dict[Key, Any]:
         return {key: value for key, value in found.items() if key[:2] in months}
 
-    loads = asked("SELECT service, left(file_month::VARCHAR, 7), count(*) FROM taxi_trips_loads GROUP BY ALL")
-    newest = sorted({month for _, month in loads}, key=str)[-NEWEST_MONTHS:]
-    months = {key for key in loads if key[1] in newest}
+    kept = dict.fromkeys(
+        tuple(key)
+        for *key, rows, trips in connection.execute(
+            """SELECT service, left(file_month::VARCHAR, 7), row_count,
+              (SELECT coalesce(sum(trips), 0) FROM fare_economics AS fares
+               WHERE fares.service = loads.service AND fares.month = loads.file_month)
+            FROM load_quality AS loads WHERE outcome = 'kept'"""
+        ).fetchall()
+        if 2 * trips >= rows
+    )
+    newest = sorted({month for _, month in kept})[-NEWEST_MONTHS:]
+    months: set[Key] = {key for key in kept if key[1] in newest}
     yield from _compare("months", dict.fromkeys(months, 1), _summed(data["loaded"], "service", "month"))
 
-    for column, dataset, mart, when in _BY_MONTH:
-        query = f"SELECT service, left({when}::VARCHAR, 7), sum({column}::DECIMAL(18, 2)) FROM {mart} GROUP BY ALL"
-        found = _summed(data[dataset], "service", "month", value=column)
-        yield from _compare(f"{column} of {mart}", of_months(asked(query)), found)
-    yield from _compare(
-        "rows quarantined",
-        of_months(
-            asked(
-                "SELECT service, left(file_month::VARCHAR, 7), sum(row_count) FILTER (outcome <> 'kept')"
-                " FROM load_quality GROUP BY ALL"
+    for compared in _COMPARED:
+        category = ", ".join(compared.category)
+        for column in compared.columns:
+            query = (
+                f"SELECT service, left({compared.when}::VARCHAR, 7), {category}, sum({column}::DECIMAL(18, 2))"
+                f" FROM {compared.mart} GROUP BY ALL"
             )
-        ),
-        _summed([row for row in data["quality"] if row["outcome"] != "kept"], "service", "month", value="row_count"),
-    )
+            found = _summed(data[compared.dataset], "service", "month", *compared.category, value=column)
+            yield from _compare(f"{column} of {compared.mart}", of_months(asked(query)), found)
     yield from _compare(
         "pickups by hour of the week",
         of_months(

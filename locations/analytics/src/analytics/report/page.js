@@ -176,7 +176,7 @@ const FIGURES = {
     },
   },
   tips_by_distance: {
-    rows: () => selected('distances').filter((row) => row.from_miles !== null && row.card_trips > 0),
+    rows: () => selected('distances').filter((row) => row.from_miles !== null && row.card_fare_amount > 0),
     says: (rows) => {
       const bands = sumsBy(rows, 'distance_band', 'card_fare_amount', 'card_tip_amount');
       const best = largest(bands.map((row) => ({...row, share: row.card_tip_amount / row.card_fare_amount})), 'share');
@@ -186,7 +186,7 @@ const FIGURES = {
   },
   quarantine_share: {
     rows: () => selected('quality').map((row) => ({...row, file_month: row.month})),
-    says: (rows) => `${percent(quarantined(rows) / sum(rows, 'row_count'), 2)} of the rows were quarantined`,
+    says: (rows) => `${percent(quarantined(rows) / Math.max(sum(rows, 'row_count'), 1), 2)} of the rows were quarantined`,
     nothing: 'No files in this selection.',
   },
   quarantine_reasons: {
@@ -249,19 +249,23 @@ function tiles() {
   const share = (part, whole, digits) => (whole > 0 ? percent(part / whole, digits) : '–');
   const each = (amount) => (trips > 0 ? money(amount / trips) : '–');
   return [
-    ['trips', 'Trips', trips, short(trips), trips > 0 ? `${short(trips / daysIn(fares))} a day` : ''],
+    ['trips', 'Trips', trips, short(trips), trips > 0 ? `${short(perDay(fares))} a day` : ''],
     ['charged', 'Charged in all', charged, `$${short(charged)}`, `${each(charged)} a trip, with tips and fees`],
     ['fare', 'Average fare', trips > 0 ? sum(fares, 'fare_amount') / trips : 0, each(sum(fares, 'fare_amount')), 'a trip, by the meter'],
     ['tip', 'Tip on card fares', sum(card, 'tip_amount') / sum(card, 'fare_amount') || 0, share(sum(card, 'tip_amount'), sum(card, 'fare_amount')), 'of the fare; cash tips are not recorded'],
-    ['airport', 'Airport share', (from + to) / trips || 0, share(from + to, trips), `${share(from, trips)} from, ${share(to, trips)} to one`],
+    ['airport', 'Airport share', (from + to) / trips || 0, share(from + to, trips), `${share(from, trips)} from, ${share(to, trips)} to one; from one to another counts twice`],
     ['quarantined', 'Quarantined', quarantined(quality) / rows || 0, share(quarantined(quality), rows, 2), `${short(quarantined(quality))} of ${short(rows)} rows`],
   ];
 }
 
-/** Days of the months that `rows` are about. */
-function daysIn(rows) {
-  const months = new Set(rows.map((row) => row.month));
-  return [...months].reduce((days, month) => days + weekdaysIn(month).reduce((one, other) => one + other, 0), 0);
+/** Trips on an average day. Services may have different months: each is averaged over its own. */
+function perDay(fares) {
+  return services().reduce((total, service) => {
+    const own = fares.filter((row) => row.service === service);
+    const months = [...new Set(own.map((row) => row.month))];
+    const days = months.reduce((all, month) => all + weekdaysIn(month).reduce((one, other) => one + other, 0), 0);
+    return days > 0 ? total + sum(own, 'trips') / days : total;
+  }, 0);
 }
 
 function showTiles() {
@@ -385,8 +389,9 @@ function show() {
   drawing = drawing.then(drawFigures);
 }
 
+/** A figure that cannot be drawn must not keep the others, or the next choice, from being drawn. */
 async function drawFigures() {
-  for (const id of Object.keys(FIGURES)) await showFigure(id);
+  for (const id of Object.keys(FIGURES)) await showFigure(id).catch(console.error);
   document.body.setAttribute('aria-busy', 'false');
 }
 

@@ -151,7 +151,12 @@ def _replace_month(
             **common,
             **lineage,
         },
-        LOADS.asset_key: {"dagster/partition_row_count": 1, "preview": previews[LOADS], **common},
+        LOADS.asset_key: {
+            "dagster/partition_row_count": 1,
+            "rows_kept": loaded.kept,
+            "preview": previews[LOADS],
+            **common,
+        },
     }
 
 
