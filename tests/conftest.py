@@ -168,7 +168,7 @@ class Platform:
             newest[event["partition"]] = max(float(event["timestamp"]), newest.get(event["partition"], 0))
         return newest
 
-    def quiet(self) -> None:
+    def quiet(self, seconds: float = 240) -> None:
         """Wait until no run and no backfill is under way."""
         query = """{
             runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED, CANCELING]}) {
@@ -180,7 +180,7 @@ class Platform:
             backfills = data["partitionBackfillsOrError"]["results"]
             return not data["runsOrError"]["results"] and all(found["status"] != "REQUESTED" for found in backfills)
 
-        wait_for(nothing_under_way, "the platform to be quiet", 240)
+        wait_for(nothing_under_way, "the platform to be quiet", seconds)
 
     def settled(self) -> None:
         """Wait until everything has followed: nothing is under way, and the automation asked for nothing since."""
@@ -189,7 +189,7 @@ class Platform:
             ... on Sensor { sensorState { ticks(limit: 1) { timestamp status } } } } }"""
 
         def asked_for_nothing() -> bool:
-            self.quiet()
+            self.quiet(900)
             since = time.time()
 
             def newest() -> str | None:
@@ -199,7 +199,7 @@ class Platform:
 
             return wait_for(newest, "the automation to look") == "SKIPPED"
 
-        wait_for(asked_for_nothing, "the automation to be content", 600)
+        wait_for(asked_for_nothing, "the automation to be content", 1200)
 
     # -- below the UI -----------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from mart_counting import COUNTED
 
 from conftest import Platform
 
-pytestmark = pytest.mark.tlc_data
+# Months of three years: the marts of all of them follow before the first test.
+pytestmark = [pytest.mark.tlc_data, pytest.mark.timeout(1500)]
 
 # Green crosses a change of schema between its months; the yellow ones cover the Null-typed columns.
 PARTITIONS = [
