@@ -88,7 +88,6 @@ def test_lineage_crosses_the_locations(sample: Platform) -> None:
     of_trips = ("trips_by_week", "zone_hourly_demand", "fare_economics", "fares_by_distance", "airport_trips")
     assert crossing == {
         *(("raw/taxi_trips", f"marts/{mart}") for mart in of_trips),
-        ("raw/taxi_trips_loads", "reports/adhoc_request"),
         ("raw/taxi_trips_loads", "marts/load_quality"),
         ("raw/taxi_trips_loads", "reports/report"),
         ("raw/taxi_trips_quarantine", "marts/load_quality"),
