@@ -26,6 +26,7 @@ from analytics.served import ServedFiles
 from dagster import (
     AssetCheckEvaluation,
     AssetKey,
+    AssetsDefinition,
     DagsterInstance,
     DefaultSensorStatus,
     ExecuteInProcessResult,
@@ -79,33 +80,25 @@ def mart(months: dict[str, list[Trip]], tmp_path_factory: pytest.TempPathFactory
         rows = [[zone, f"Zone {zone}", borough, "Boro Zone"] for zone, borough in BOROUGHS.items()]
         insert(connection, ZONES.table, ["zone_id", "zone", "borough", "service_zone"], rows)
     with empty_bi_database(server) as bi_database:
-        built = materialize(
-            [zone_hourly_demand],
-            tags={
-                "dagster/asset_partition_range_start": "2022-12-01|green",
-                "dagster/asset_partition_range_end": "2023-05-01|yellow",
-            },
-            resources={
-                "warehouse": analytics,
-                "bi_database": bi_database,
-                "served": ServedFiles(folder=str(folder), base_url="http://127.0.0.1/reports"),
-            },
-        )
-        assert built.success
+
+        def build(asset: AssetsDefinition) -> None:
+            built = materialize(
+                [asset],
+                tags={
+                    "dagster/asset_partition_range_start": "2022-12-01|green",
+                    "dagster/asset_partition_range_end": "2023-05-01|yellow",
+                },
+                resources={
+                    "warehouse": analytics,
+                    "bi_database": bi_database,
+                    "served": ServedFiles(folder=str(folder), base_url="http://127.0.0.1/reports"),
+                },
+            )
+            assert built.success
+
+        build(zone_hourly_demand)
         load_months(ingestion, {"2023-05-01|yellow": [Trip(datetime(2023, 5, day)) for day in range(1, 30)]})
-        counted = materialize(
-            [load_quality],
-            tags={
-                "dagster/asset_partition_range_start": "2022-12-01|green",
-                "dagster/asset_partition_range_end": "2023-05-01|yellow",
-            },
-            resources={
-                "warehouse": analytics,
-                "bi_database": bi_database,
-                "served": ServedFiles(folder=str(folder), base_url="http://127.0.0.1/reports"),
-            },
-        )
-    assert counted.success
+        build(load_quality)
     return analytics
 
 

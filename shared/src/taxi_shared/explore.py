@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import duckdb
 
-from taxi_shared.warehouse import LakeMissingError, Warehouse, WarehouseError
+from taxi_shared.warehouse import LakeMissingError, Warehouse, WarehouseError, literal
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ def _shell(home: Path) -> None:
     with connect(home) as connection:
         attached = {name for (name,) in connection.execute("SELECT database_name FROM duckdb_databases()").fetchall()}
     setup = [
-        *(f"SET {name} = {_literal(str(value))}" for name, value in reader.configuration.items()),
+        *(f"SET {name} = {literal(str(value))}" for name, value in reader.configuration.items()),
         *reader.warehouse.preparation(),
         *(reader.warehouse.attach_statement(lake) for lake in reader.lakes if lake in attached),
         _LOOK,
@@ -247,10 +247,6 @@ def _shell(home: Path) -> None:
     print(f"Lakes: {', '.join(sorted(attached & set(reader.lakes)))}. SHOW ALL TABLES lists what is in them.")  # noqa: T201
     sys.stdout.flush()
     os.execv(shell, [shell, "-init", f"/dev/fd/{reading}"])  # noqa: S606
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ class Warehouse(DuckDBResource):
             if self.s3_endpoint:
                 scheme, _, host = self.s3_endpoint.rpartition("://")
                 secret |= {"ENDPOINT": host, "URL_STYLE": "path", "USE_SSL": str(scheme != "http")}
-            options = ", ".join(f"{option} {_literal(value)}" for option, value in secret.items())
+            options = ", ".join(f"{option} {literal(value)}" for option, value in secret.items())
             statements.append(f"CREATE SECRET lake_files (TYPE s3, {options})")
         return statements
 
@@ -256,14 +256,14 @@ class Warehouse(DuckDBResource):
     def attach_statement(self, lake: str, options: str = "READ_ONLY") -> str:
         """SQL that attaches a lake; it holds the catalog's password."""
         # The setting, not the path the lake was made with: files can be moved together with the catalog.
-        options += f", DATA_PATH {_literal(self._data_path(lake))}, OVERRIDE_DATA_PATH true"
+        options += f", DATA_PATH {literal(self._data_path(lake))}, OVERRIDE_DATA_PATH true"
         folder = self._catalog_folder
         if folder is None:
             source = f"ducklake:postgres:{self.catalog}"
-            options += f", METADATA_SCHEMA {_literal(metadata_schema(lake))}"
+            options += f", METADATA_SCHEMA {literal(metadata_schema(lake))}"
         else:
             source = f"ducklake:sqlite:{folder / lake}.sqlite"
-        return f"ATTACH {_literal(source)} AS {_identifier(lake)} ({options})"
+        return f"ATTACH {literal(source)} AS {_identifier(lake)} ({options})"
 
     def _data_path(self, lake: str) -> str:
         return f"{self.data_root.rstrip('/')}/{lake}/"
@@ -428,7 +428,7 @@ def _load_statements(name: str) -> list[str]:
             f"the installed duckdb-extension wheel for {name} is not for DuckDB {duckdb.__version__}:"
             " pin both to the same version in shared/pyproject.toml"
         )
-    return [f"LOAD {_literal(str(file))}"]
+    return [f"LOAD {literal(str(file))}"]
 
 
 def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
@@ -440,7 +440,8 @@ def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 # ATTACH, USE and LOAD take no bound parameters.
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -17,7 +17,7 @@ from taxi_shared.contracts import TableContract
 from taxi_shared.previews import PREVIEW_ROWS, preview
 from taxi_shared.warehouse import Warehouse, without_password
 
-from analytics.periods import Period
+from analytics.periods import Period, is_requested, request_periods
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor  # noqa: N812  (a class under a function's name)
@@ -314,15 +314,8 @@ def _copy(
     with folder as name, warehouse.read() as connection:
         file = Path(name, "rows.csv")
         if periods is not None:
-            connection.execute("CREATE TEMP TABLE requested (service VARCHAR, first_day DATE, day_after DATE)")
-            connection.executemany(
-                "INSERT INTO requested VALUES ($1, $2, $3)",
-                [(period.service, period.first_day, period.day_after) for period in periods],
-            )
-            condition = (
-                "EXISTS (FROM requested AS r WHERE"
-                f" t.service = r.service AND t.{time_column} >= r.first_day AND t.{time_column} < r.day_after)"
-            )
+            request_periods(connection, periods)
+            condition = is_requested("t", time_column)
         # One statement, and so one snapshot. Null is nothing, and empty text is "": both sides' own way.
         connection.execute(
             f"COPY (SELECT {columns} FROM {table.table} AS t WHERE {condition}) TO $file (FORMAT csv, HEADER false)",

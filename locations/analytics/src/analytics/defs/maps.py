@@ -4,7 +4,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from dagster import AssetExecutionContext, Failure, MaterializeResult, MetadataValue, TableRecord, asset
+from dagster import Failure, MaterializeResult, MetadataValue, TableRecord, asset
 from taxi_shared.charts import embedded, png
 from taxi_shared.previews import PREVIEW_ROWS
 from taxi_shared.warehouse import Warehouse
@@ -59,7 +59,7 @@ def manhattan_stats(warehouse: Warehouse, served: ServedFiles) -> MaterializeRes
     kinds={"png"},
     automation_condition=FOLLOW_MARTS,
 )
-def manhattan_map(context: AssetExecutionContext, served: ServedFiles) -> MaterializeResult[None]:
+def manhattan_map(served: ServedFiles) -> MaterializeResult[None]:
     """Manhattan's pickups on the map, as a picture."""
     try:
         collection = json.loads(served.path(STATS_FILE).read_text(encoding="utf-8"))

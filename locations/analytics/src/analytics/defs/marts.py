@@ -35,7 +35,7 @@ from taxi_shared.warehouse import Warehouse
 
 from analytics import charts
 from analytics.defs.automation import FOLLOW_TRIPS
-from analytics.periods import Period
+from analytics.periods import Period, is_requested, request_periods
 from analytics.publishing import BiDatabase, publish
 from analytics.served import REPORT_FILE, ServedFiles
 
@@ -207,8 +207,8 @@ load_quality = _assets_of(LOAD_QUALITY, reads={LOADS: None, QUARANTINE: None})
 def _replace(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart, periods: Mapping[str, Period]) -> None:
     """Have the mart hold what its SQL makes of the periods, and report each one's rows.
 
-    The SQL finds the periods in the temporary table `requested` (service VARCHAR, first_day DATE, day_after
-    DATE) and the days they span in the variables `first_day` and `day_after`.
+    The SQL finds the periods in the temporary table `requested`, as `request_periods` makes it, and the days
+    they span in the variables `first_day` and `day_after`.
     """
     select = files(__package__).joinpath(f"{mart.name}.sql").read_text(encoding="utf-8")
     context.add_asset_metadata(lineage_metadata(column_lineage(select, mart.table)), asset_key=mart.table.asset_key)
@@ -219,18 +219,10 @@ def _replace(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart, p
         for key in [key for key, period in periods.items() if period.service == service][-PICTURES:]
     ]
     with warehouse.write(mart.table) as connection:
-        connection.execute("CREATE TEMP TABLE requested (service VARCHAR, first_day DATE, day_after DATE)")
-        connection.executemany(
-            "INSERT INTO requested VALUES ($1, $2, $3)",
-            [(period.service, period.first_day, period.day_after) for period in periods.values()],
-        )
+        request_periods(connection, periods.values())
         connection.execute("SET VARIABLE first_day = $1", [min(period.first_day for period in periods.values())])
         connection.execute("SET VARIABLE day_after = $1", [max(period.day_after for period in periods.values())])
-        connection.execute(
-            f"""DELETE FROM {mart.table.table} AS mart WHERE EXISTS (
-              FROM requested WHERE requested.service = mart.service
-              AND mart.{mart.time_column} >= requested.first_day AND mart.{mart.time_column} < requested.day_after)"""
-        )
+        connection.execute(f"DELETE FROM {mart.table.table} AS mart WHERE {is_requested('mart', mart.time_column)}")
         connection.execute(f"INSERT INTO {mart.table.table} BY NAME {select}")
         of_periods = {key: _shown(connection, mart, period) for key, period in periods.items()}
         frames = {key: _charted(connection, mart, periods[key]) for key in drawn}
@@ -279,17 +271,18 @@ def _publish(
     done = publish(warehouse, bi_database, mart.table, mart.time_column, list(periods.values()))
     if done.made_anew:
         context.log.info("%s was made anew with all %s rows of the mart", mart.table.table, done.all_rows)
-    lineage = {column.name: [TableColumnDep(mart.table.asset_key, column.name)] for column in mart.table.columns}
     for key, period in periods.items():
         context.log.info("%s: %s rows", key, done.rows[period])
         context.add_asset_metadata(
-            {
-                "dagster/partition_row_count": done.rows[period],
-                "rows_in_all": done.all_rows,
-                "database": MetadataValue.url(bi_database.address),
-                "preview": done.newest,
-                **lineage_metadata(TableColumnLineage(lineage)),
-            },
-            asset_key=mart.bi_key,
-            partition_key=key,
+            {"dagster/partition_row_count": done.rows[period]}, asset_key=mart.bi_key, partition_key=key
         )
+    lineage = {column.name: [TableColumnDep(mart.table.asset_key, column.name)] for column in mart.table.columns}
+    context.add_asset_metadata(
+        {
+            "rows_in_all": done.all_rows,
+            "database": MetadataValue.url(bi_database.address),
+            "preview": done.newest,
+            **lineage_metadata(TableColumnLineage(lineage)),
+        },
+        asset_key=mart.bi_key,
+    )
