@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -165,3 +166,8 @@ def write_private(file: Path, content: str) -> None:
     file.unlink(missing_ok=True)
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
         opened.write(content)
+
+
+def exports(variables: dict[str, str]) -> str:
+    """A file for a shell to source that sets variables of the environment."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())

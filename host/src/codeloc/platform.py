@@ -7,13 +7,11 @@ import signal
 import socket
 import subprocess
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import filelock
 import psutil
@@ -27,7 +25,8 @@ from codeloc.home import ROOT, Home, State, passwords, save_reader
 from codeloc.instance import prepare_instance, render_dagster_yaml
 from codeloc.settings import Settings, database_passwords, inherited_environment, load_settings
 from codeloc.supervision import Program, Supervisor
-from codeloc.workspace import Location, locations
+from codeloc.variables import dagster_variables, host_variables, location_variables, roles, storage_url
+from codeloc.workspace import Location, bi_schemas, locations, pools
 
 # Every process of a platform carries it, run workers too, so that none can be missed or mistaken.
 MARK = "CODELOC_STARTED_FOR"
@@ -103,7 +102,7 @@ class Platform:
         """
         # A mistake in these is told before anything is written.
         self.settings  # noqa: B018
-        self._bi_schemas()
+        bi_schemas()
         with self.exclusive():
             try:
                 return self._start(source, port, say)
@@ -119,7 +118,7 @@ class Platform:
             sync(location.folder, say)
         self.state.source = source or str(self.settings.tlc_base_url or "") or self.state.source or seed.SAMPLE
         self._choose_ports(port, say)
-        secrets = passwords(self.home, self._roles(), self._given_passwords())
+        secrets = passwords(self.home, roles(self.locations), self._given_passwords())
         server = self._server(secrets)
         programs = self._programs(server, secrets)  # refuses a wrong source before anything starts
         self.state.save(self.home)
@@ -134,14 +133,8 @@ class Platform:
             self.supervisor.start_program("postgres")
         self._wait_for_postgres(server)
         owner = None if self._embedded else f"{socket.gethostname()}:{self.home.path}"
-        postgres.provision(server, [location.name for location in self.locations], secrets, self._bi_schemas(), owner)
-        prepare_instance(
-            self.home,
-            _storage_url(server, secrets),
-            _configured("pools"),
-            self.state,
-            say,
-        )
+        postgres.provision(server, [location.name for location in self.locations], secrets, bi_schemas(), owner)
+        prepare_instance(self.home, storage_url(server, secrets), pools(), self.state, say)
         self.state.save(self.home)
         save_reader(self.home, self._reader(server), postgres.password_line(postgres.READER, secrets[postgres.READER]))
         say("starting the code servers, the webserver, the daemon")
@@ -186,15 +179,6 @@ class Platform:
         """Whether Postgres is one of this platform's processes."""
         return self.settings.postgres_host is None
 
-    def _roles(self) -> list[str]:
-        return [
-            "postgres",
-            postgres.DAGSTER,
-            postgres.READER,
-            postgres.BI,
-            *(location.name for location in self.locations),
-        ]
-
     def _reader(self, server: postgres.Server) -> dict[str, str | int | list[str]]:
         """How a person reads every lake, and writes none."""
         return {
@@ -212,18 +196,6 @@ class Platform:
             "s3_secret_access_key": self.settings.warehouse_s3_secret_access_key.get_secret_value(),
         }
 
-    def _bi_schemas(self) -> dict[str, str]:
-        """Schemas of the tables for BI tools, with the location each belongs to."""
-        schemas: dict[str, str] = _configured("bi_schemas")
-        known = [location.name for location in self.locations]
-        for schema, location in schemas.items():
-            if location not in known:
-                raise CodelocError(
-                    f"{ROOT / 'pyproject.toml'}: the schema '{schema}' in [tool.codeloc.bi_schemas] is given to"
-                    f" '{location}', and the locations are {', '.join(known)}"
-                )
-        return schemas
-
     def bi_connection(self) -> dict[str, str]:
         """What a BI tool asks for to read the tables that are published for it, the password too.
 
@@ -234,13 +206,13 @@ class Platform:
         """
         if not self.supervisor.is_running():
             raise CodelocError(f"the platform in {self.home.path} is down: ./codeloc up starts it")
-        secrets = passwords(self.home, self._roles(), self._given_passwords())
+        secrets = passwords(self.home, roles(self.locations), self._given_passwords())
         server = self._server(secrets)
         return {
             "host": server.host,
             "port": str(server.port),
             "database": postgres.WAREHOUSE,
-            "schema": ", ".join(self._bi_schemas()),
+            "schema": ", ".join(bi_schemas()),
             "user": postgres.BI,
             "password": secrets[postgres.BI],
         }
@@ -263,18 +235,9 @@ class Platform:
 
     def _programs(self, server: postgres.Server, secrets: dict[str, str]) -> list[Program]:
         """Every process, in the order they are started in."""
-        dagster = {
-            "DAGSTER_HOME": str(self.home.dagster),
-            "DAGSTER_POSTGRES_URL": _storage_url(server, secrets),
-        }
-        host = dagster | {
-            variable: value
-            for location in self.locations
-            for variable, value in (
-                (location.host_variable, "127.0.0.1"),
-                (location.port_variable, str(self.state.ports[location.name])),
-            )
-        }
+        dagster = dagster_variables(self.home, server, secrets)
+        addresses = {location: ("127.0.0.1", self.state.ports[location.name]) for location in self.locations}
+        host = dagster | host_variables(addresses)
         python, workspace = str(HOST_PYTHON), str(ROOT / "workspace.yaml")
         ports = self.state.ports
         programs = []
@@ -305,26 +268,10 @@ class Platform:
         self, location: Location, server: postgres.Server, secrets: dict[str, str]
     ) -> dict[str, str]:
         """What a location's processes get besides: its own lake's role, its own files, the source."""
-        files = self.home.location_files(location.name)
-        requests = self.home.requests(location.name)
-        requests.mkdir(parents=True, exist_ok=True)
+        self.home.requests(location.name).mkdir(parents=True, exist_ok=True)
         self.home.reports.mkdir(parents=True, exist_ok=True)
-        return {
-            "WAREHOUSE_CATALOG": server.connection_string(postgres.WAREHOUSE, location.name, secrets[location.name]),
-            "WAREHOUSE_DATA": self.settings.warehouse_data or str(self.home.lakes),
-            "WAREHOUSE_THREADS": str(self.settings.warehouse_threads),
-            "WAREHOUSE_MEMORY_LIMIT": self.settings.warehouse_memory_limit,
-            "WAREHOUSE_TEMP": str(self.home.spill),
-            "WAREHOUSE_S3_ENDPOINT": self.settings.warehouse_s3_endpoint,
-            "WAREHOUSE_S3_REGION": self.settings.warehouse_s3_region,
-            "WAREHOUSE_S3_ACCESS_KEY_ID": self.settings.warehouse_s3_access_key_id,
-            "WAREHOUSE_S3_SECRET_ACCESS_KEY": self.settings.warehouse_s3_secret_access_key.get_secret_value(),
-            "LANDING_DIR": str(files),
-            "REQUESTS_DIR": str(requests),
-            "REPORTS_DIR": str(self.home.reports),
-            "REPORTS_URL": self.reports_url,
-            **self._source_environment(),
-        }
+        source = self._source_environment()
+        return location_variables(self.home, self.settings, location, server, secrets, self.reports_url, source)
 
     def _make_sample(self, say: Say) -> None:
         if self.state.source != seed.SAMPLE:
@@ -616,17 +563,6 @@ def _content(file: Path) -> str:
 def _plain_end(output: str) -> str:
     """The end of what a program printed, where the cause stands, without colours."""
     return re.sub(r"\x1b\[[0-9;]*m", "", output).strip()[-3000:]
-
-
-def _storage_url(server: postgres.Server, secrets: dict[str, str]) -> str:
-    return server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER])
-
-
-def _configured(table: str) -> dict[str, Any]:
-    """A table of `[tool.codeloc]` in the repository's pyproject.toml."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    configured: dict[str, Any] = settings["tool"]["codeloc"][table]
-    return configured
 
 
 def is_free(port: int) -> bool:

@@ -95,7 +95,7 @@ def _load(
             elif status is not None:
                 raise CodelocError(
                     f"{seed.job} {', '.join(seed.partitions)} ended as {status}: see why at {run.url}"
-                    "\nThe platform is up; ./codeloc up again loads what is missing."
+                    "\nThe platform is up; the same command again loads what is missing."
                 )
         if time.monotonic() > deadline:
             raise CodelocError(f"{len(waiting)} runs are not done after {_LONGEST_RUN} s: see {webserver.url}/runs")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from codeloc.errors import CodelocError
-from codeloc.home import ROOT, Home, write_private
+from codeloc.home import ROOT, Home, exports, write_private
 
 # sun_path of the smallest system this runs on, less the ending zero.
 _LONGEST_SOCKET_PATH = 103
@@ -86,8 +86,7 @@ class Supervisor:
             What every program inherits; each adds its own.
         """
         for program in programs:
-            exports = [f"export {name}={shlex.quote(value)}\n" for name, value in program.environment.items()]
-            write_private(_environment_file(self._home, program), "".join(exports))
+            write_private(_environment_file(self._home, program), exports(program.environment))
         write_private(self._home.supervisor_config, _config(self._home, programs))
         finished = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._home.supervisor_config)],

@@ -1,7 +1,9 @@
-"""The code locations, read from workspace.yaml: the one list that everything else follows."""
+"""The code locations, read from workspace.yaml: the one list that everything else follows; and what is set for all."""
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -62,7 +64,8 @@ def locations() -> list[Location]:
                 f"{file}: every entry must be a grpc_server with location_name, host: {{env: ...}} and"
                 f" port: {{env: ...}}, but one is {entry}"
             ) from None
-        if not (location.folder / "pyproject.toml").exists():
+        # The host's image has none of the packages.
+        if location.folder.parent.is_dir() and not (location.folder / "pyproject.toml").exists():
             raise CodelocError(f"{file} lists '{location.name}', but there is no package at {location.folder}")
         found.append(location)
     if not found:
@@ -76,3 +79,34 @@ def location_named(name: str) -> Location:
     if name not in known:
         raise CodelocError(f"there is no location '{name}' in workspace.yaml, only {', '.join(known)}")
     return known[name]
+
+
+def pools() -> dict[str, int]:
+    """How many steps of all locations may use a thing at once, by pool."""
+    return _configured("pools")
+
+
+def bi_schemas() -> dict[str, str]:
+    """Schemas of the tables for BI tools, with the location each belongs to.
+
+    Raises
+    ------
+    CodelocError
+        One is given to a location that does not exist.
+    """
+    schemas: dict[str, str] = _configured("bi_schemas")
+    known = [location.name for location in locations()]
+    for schema, location in schemas.items():
+        if location not in known:
+            raise CodelocError(
+                f"{ROOT / 'pyproject.toml'}: the schema '{schema}' in [tool.codeloc.bi_schemas] is given to"
+                f" '{location}', and the locations are {', '.join(known)}"
+            )
+    return schemas
+
+
+def _configured(table: str) -> dict[str, Any]:
+    """A table of `[tool.codeloc]` in the repository's pyproject.toml."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    configured: dict[str, Any] = settings["tool"]["codeloc"][table]
+    return configured
