@@ -48,10 +48,10 @@ def volumes(service: str) -> dict[str, str]:
 def test_every_location_has_a_service_an_image_and_settings_of_its_own(location: str) -> None:
     service = SERVICES[location]
     assert service["build"]["dockerfile"] == f"locations/{location}/Dockerfile"
-    assert f"/{location}:" in service["image"]
+    assert f"-{location}:" in service["image"]
     assert ["-m", f"{location}.definitions"] == service["command"][-4:-2]
     assert volumes(location)[f"settings-{location}"] == "/settings:ro"
-    assert volumes("init")[f"settings-{location}"] == f"/settings/{location}"
+    assert volumes("init")[f"settings-{location}"] == f"/data/settings/{location}"
 
 
 def test_a_services_settings_are_mounted_by_nobody_else() -> None:
@@ -300,7 +300,7 @@ def test_one_location_is_replaced_and_the_others_notice_nothing(deployed: Deploy
     before = deployed.containers()
     deployed.compose("up", "--detach", "--build", "--wait", "analytics", ANALYTICS_TAG="next")
     after = deployed.containers()
-    assert after["analytics"]["Config"]["Image"] == "taxi-test/analytics:next"
+    assert after["analytics"]["Config"]["Image"] == "taxi-test-analytics:next"
     assert after["analytics"]["Config"]["Labels"]["org.opencontainers.image.version"] == "next"
     for service in set(SERVERS) - {"analytics"}:
         assert after[service]["State"]["StartedAt"] == before[service]["State"]["StartedAt"]

@@ -25,7 +25,7 @@ from codeloc.workspace import bi_schemas, locations, pools
 # In every container at the same place, as far as it is mounted there.
 HOME = Home(Path("/data"))
 # Below it a volume per location, and one for webserver and daemon, which alone mount it.
-SETTINGS = Path("/settings")
+SETTINGS = HOME.path / "settings"
 SETTINGS_FILE = "service.env"
 HOST = "host"
 CODE_SERVER_PORT = 4000
