@@ -23,14 +23,15 @@ SERVERS = ["postgres", "files", "webserver", "daemon", *LOCATIONS]
 ONE_SHOT = ["init", "sample"]
 
 _WAREHOUSE_QUERY = """
-import json, sys
+import json, os, sys
 from taxi_shared.warehouse import Warehouse
-import os
 warehouse = Warehouse(
     lake="analytics", reads=["ingestion"], catalog=os.environ["WAREHOUSE_CATALOG"],
     data_root=os.environ["WAREHOUSE_DATA"],
 )
 with warehouse.read() as connection:
+    # On a slow machine it would be printed among the rows.
+    connection.execute("SET enable_progress_bar = false")
     print(json.dumps(connection.execute(sys.stdin.read()).fetchall(), default=str))
 """
 
@@ -235,7 +236,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 @pytest.mark.docker
 def test_the_sample_is_loaded_and_the_marts_followed(deployed: Deployment, tmp_path: Path) -> None:
-    found = {
+    found: dict[tuple[str, str], Any] = {
         (service, month): (kept, quarantined, pytest.approx(total))
         for service, month, kept, quarantined, total in deployed.warehouse(
             """SELECT service, file_month, kept, quarantined, total
