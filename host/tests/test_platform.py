@@ -43,6 +43,7 @@ def test_an_unknown_location_is_answered_with_the_known_ones() -> None:
 def test_a_wrong_entry_of_the_workspace_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, told: str
 ) -> None:
+    (tmp_path / "locations").mkdir()
     (tmp_path / "workspace.yaml").write_text(f"load_from:\n  - {entry}\n")
     monkeypatch.setattr(workspace, "ROOT", tmp_path)
     with pytest.raises(CodelocError, match=told):
