@@ -91,13 +91,14 @@ def test_what_readers_need_is_for_the_owner_of_the_folder_alone(tmp_path: Path) 
 def test_a_schema_for_bi_tools_that_is_given_to_nobody_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "workspace.yaml").write_text((workspace.ROOT / "workspace.yaml").read_text())
     (tmp_path / "pyproject.toml").write_text('[tool.codeloc.bi_schemas]\nmarts = "marketing"\n')
-    monkeypatch.setattr(platform, "ROOT", tmp_path)
+    monkeypatch.setattr(workspace, "ROOT", tmp_path)
     with pytest.raises(
         CodelocError, match=r"schema 'marts' .* is given to 'marketing', and the locations are ingestion"
     ):
-        Platform(Home(tmp_path)).start(None, None, lambda _line: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["pyproject.toml"]
+        Platform(Home(tmp_path / "var")).start(None, None, lambda _line: None)
+    assert not (tmp_path / "var").exists()
 
 
 def test_the_supervisors_configuration_carries_any_value(tmp_path: Path) -> None:
