@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from codeloc import platform, seed, workspace
+from codeloc import seed, workspace
 from codeloc.errors import CodelocError
 from codeloc.home import ROOT, Home, State, passwords, save_reader
 from codeloc.platform import Platform, is_alive, is_free, taken_by, wait_until
@@ -91,7 +91,7 @@ def test_what_readers_need_is_for_the_owner_of_the_folder_alone(tmp_path: Path) 
 def test_a_schema_for_bi_tools_that_is_given_to_nobody_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "workspace.yaml").write_text((workspace.ROOT / "workspace.yaml").read_text())
+    (tmp_path / "workspace.yaml").write_text((ROOT / "workspace.yaml").read_text())
     (tmp_path / "pyproject.toml").write_text('[tool.codeloc.bi_schemas]\nmarts = "marketing"\n')
     monkeypatch.setattr(workspace, "ROOT", tmp_path)
     with pytest.raises(

@@ -1,11 +1,10 @@
 """The platform in containers: what `docker-compose.yml` runs before and beside the servers.
 
-`prepare` runs to its end before everything else, at each `docker compose up`; `settle` before the
-daemon; `seed` when a person asks for it.
+`prepare` runs to its end before everything else, at each `docker compose up`; `seed` when a person
+asks for it.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -14,19 +13,19 @@ import psycopg2
 from codeloc import postgres, seed
 from codeloc.errors import CodelocError
 from codeloc.graphql import Webserver
-from codeloc.home import Home, State, exports, passwords, write_whole
-from codeloc.instance import prepare_storage, render_dagster_yaml, runs_in_its_server, settle_runs
+from codeloc.home import ROOT, Home, State, exports, passwords, write_whole
+from codeloc.instance import prepare_storage
 from codeloc.platform import wait_until
 from codeloc.seeding import fill
 from codeloc.settings import Settings, database_passwords, load_settings
-from codeloc.variables import dagster_variables, host_variables, location_variables, roles, storage_url
+from codeloc.variables import dagster_variables, host_variables, location_variables, roles
 from codeloc.workspace import bi_schemas, locations, pools
 
 # In every container at the same place, as far as it is mounted there.
 HOME = Home(Path("/data"))
-# Below it a volume per location, and one for webserver and daemon, which alone mount it.
+# Below it a volume per location, and one for webserver and daemon, which alone mount it: at MOUNTED, for reading.
 SETTINGS = HOME.path / "settings"
-SETTINGS_FILE = "service.env"
+MOUNTED = Path("/settings")
 HOST = "host"
 CODE_SERVER_PORT = 4000
 # The file server, as the containers reach it.
@@ -56,22 +55,16 @@ def prepare() -> None:
     state = State.load(HOME)
     _wait_for(server)
     postgres.provision(server, [location.name for location in found], secrets, bi_schemas(), owner=None)
-    render_dagster_yaml(HOME)
-    prepare_storage(HOME, storage_url(server, secrets), pools(), state, _say)
-    state.save(HOME)
-    dagster = dagster_variables(HOME, server, secrets)
+    dagster = dagster_variables(HOME, server, secrets, instance=MOUNTED)
     addresses = {location: (location.name, CODE_SERVER_PORT) for location in found}
     _tell(HOST, dagster | host_variables(addresses))
     reports_url = f"http://127.0.0.1:{settings.files_port}/{HOME.reports.name}"
     for location in found:
         own = location_variables(HOME, settings, location, server, secrets, reports_url, source)
         _tell(location.name, dagster | own)
+    prepare_storage(dagster | {"DAGSTER_HOME": str(SETTINGS / HOST)}, pools(), state, _say)
+    state.save(HOME)
     _say("roles, databases, storage and settings are as they should be")
-
-
-def settle() -> None:
-    """Have runs tried again that were under way when their location's container ended."""
-    settle_runs(HOME, os.environ["DAGSTER_POSTGRES_URL"], runs_in_its_server, _say)
 
 
 def load_seed() -> None:
@@ -125,7 +118,9 @@ def _tell(service: str, variables: dict[str, str]) -> None:
         raise CodelocError(
             f"'{service}' has no volume for its settings: give init one at {folder} in docker-compose.yml"
         )
-    write_whole(folder / SETTINGS_FILE, exports(variables))
+    # The instance is not in a volume that code of the locations can write: webserver and daemon do what it says.
+    write_whole(folder / "dagster.yaml", (ROOT / "dagster.yaml").read_text(encoding="utf-8"))
+    write_whole(folder / "service.env", exports(variables))
 
 
 def _say(line: str) -> None:
@@ -134,7 +129,7 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Run one of the commands."""
-    commands = {"prepare": prepare, "settle": settle, "seed": load_seed}
+    commands = {"prepare": prepare, "seed": load_seed}
     parser = argparse.ArgumentParser(prog="python -m codeloc.deployment", description=__doc__)
     parser.add_argument("command", choices=commands)
     chosen = commands[parser.parse_args().command]

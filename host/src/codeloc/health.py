@@ -1,6 +1,6 @@
 """What the containers' health checks ask, every few seconds: little is imported.
 
-Usage: `python -m codeloc.health daemon`, or `... http://127.0.0.1:3000/server_info`.
+Usage: `python -m codeloc.health daemon`, `... http://127.0.0.1:3000/server_info`, or `... /a/unix.sock`.
 """
 
 import os
@@ -39,8 +39,23 @@ def require_answer(url: str) -> None:
     opener.open(url, timeout=3).close()
 
 
+def require_engine(path: str) -> None:
+    """See that a Docker engine answers through a Unix socket; an exception where it does not."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(3)
+        connection.connect(path)
+        connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+        answer = connection.recv(4096)
+    if b" 200 " not in answer.splitlines()[0]:
+        raise SystemExit(f"{path} answers {answer.decode(errors='replace')}")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "daemon":
         require_daemon(os.environ["DAGSTER_POSTGRES_URL"])
+    elif sys.argv[1].startswith("/"):
+        require_engine(sys.argv[1])
     else:
         require_answer(sys.argv[1])

@@ -22,10 +22,10 @@ from codeloc.environments import EnvironmentFailedError, is_current, make_enviro
 from codeloc.errors import CodelocError
 from codeloc.graphql import LocationStatus, Webserver
 from codeloc.home import ROOT, Home, State, passwords, save_reader
-from codeloc.instance import prepare_instance, render_dagster_yaml
+from codeloc.instance import prepare_storage, render_dagster_yaml, settle_runs
 from codeloc.settings import Settings, database_passwords, inherited_environment, load_settings
 from codeloc.supervision import Program, Supervisor
-from codeloc.variables import dagster_variables, host_variables, location_variables, roles, storage_url
+from codeloc.variables import dagster_variables, host_variables, location_variables, roles
 from codeloc.workspace import Location, bi_schemas, locations, pools
 
 # Every process of a platform carries it, run workers too, so that none can be missed or mistaken.
@@ -134,7 +134,9 @@ class Platform:
         self._wait_for_postgres(server)
         owner = None if self._embedded else f"{socket.gethostname()}:{self.home.path}"
         postgres.provision(server, [location.name for location in self.locations], secrets, bi_schemas(), owner)
-        prepare_instance(self.home, storage_url(server, secrets), pools(), self.state, say)
+        dagster = self._dagster(server, secrets)
+        prepare_storage(dagster, pools(), self.state, say)
+        settle_runs(dagster, say)
         self.state.save(self.home)
         save_reader(self.home, self._reader(server), postgres.password_line(postgres.READER, secrets[postgres.READER]))
         say("starting the code servers, the webserver, the daemon")
@@ -233,9 +235,12 @@ class Platform:
             )
         return postgres.Server("127.0.0.1", self.state.ports["postgres"], "postgres", secrets["postgres"])
 
+    def _dagster(self, server: postgres.Server, secrets: dict[str, str]) -> dict[str, str]:
+        return dagster_variables(self.home, server, secrets, instance=self.home.dagster)
+
     def _programs(self, server: postgres.Server, secrets: dict[str, str]) -> list[Program]:
         """Every process, in the order they are started in."""
-        dagster = dagster_variables(self.home, server, secrets)
+        dagster = self._dagster(server, secrets)
         addresses = {location: ("127.0.0.1", self.state.ports[location.name]) for location in self.locations}
         host = dagster | host_variables(addresses)
         python, workspace = str(HOST_PYTHON), str(ROOT / "workspace.yaml")

@@ -1,5 +1,7 @@
 """What processes are told through variables of the environment, on one machine and in containers alike."""
 
+from pathlib import Path
+
 from codeloc import postgres
 from codeloc.home import Home
 from codeloc.settings import Settings
@@ -11,14 +13,20 @@ def roles(locations: list[Location]) -> list[str]:
     return ["postgres", postgres.DAGSTER, postgres.READER, postgres.BI, *(location.name for location in locations)]
 
 
-def storage_url(server: postgres.Server, secrets: dict[str, str]) -> str:
-    """Where Dagster's storage is."""
-    return server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER])
+def dagster_variables(home: Home, server: postgres.Server, secrets: dict[str, str], instance: Path) -> dict[str, str]:
+    """What every process of Dagster needs.
 
-
-def dagster_variables(home: Home, server: postgres.Server, secrets: dict[str, str]) -> dict[str, str]:
-    """What every process of Dagster needs."""
-    return {"DAGSTER_HOME": str(home.dagster), "DAGSTER_POSTGRES_URL": storage_url(server, secrets)}
+    Parameters
+    ----------
+    instance
+        The folder that dagster.yaml lies in.
+    """
+    return {
+        "DAGSTER_HOME": str(instance),
+        "DAGSTER_POSTGRES_URL": server.url(postgres.DAGSTER, postgres.DAGSTER, secrets[postgres.DAGSTER]),
+        "DAGSTER_COMPUTE_LOGS": str(home.dagster / "storage"),
+        "DAGSTER_ARTIFACTS": str(home.dagster),
+    }
 
 
 def host_variables(addresses: dict[Location, tuple[str, int]]) -> dict[str, str]:
