@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,8 @@ STOP_SOCKET = Path("/run/stop/docker.sock")
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
+# Without it Compose does not take a container for its own.
+CONFIG_HASH = "com.docker.compose.config-hash"
 RUN_ID = "dagster/run_id"
 JOB_NAME = "dagster/job_name"
 # Of a location's service: the memory one of its runs may take, for example 4g.
@@ -151,8 +154,7 @@ def twin(asked: AskedContainer, service: dict[str, Any], image_variables: list[s
         "User": config["User"],
         "Labels": {
             **asked.Labels,
-            PROJECT: config["Labels"][PROJECT],
-            SERVICE: config["Labels"][SERVICE],
+            **{label: config["Labels"][label] for label in (PROJECT, SERVICE, CONFIG_HASH)},
             ONE_OFF: "True",
         },
         "StopTimeout": STOP_TIMEOUT,
@@ -185,15 +187,13 @@ class Engine:
             transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://engine", timeout=120
         )
         self._project = project
-        # While a location is being replaced, it has no container for a moment.
-        self._seen: dict[str, tuple[dict[str, Any], list[str]]] = {}
 
-    async def passed(self, request: Request, content: bytes = b"") -> Response:
+    async def passed(self, request: Request, content: bytes = b"", **parameters: str) -> Response:
         """The engine's answer to a request that was found harmless."""
         answer = await self._client.request(
             request.method,
             request.scope["path"],
-            params=request.query_params,
+            params={**request.query_params, **parameters},
             content=content,
             headers={"Content-Type": "application/json"} if content else None,
         )
@@ -205,19 +205,17 @@ class Engine:
         Raises
         ------
         RefusedError
-            The image is no location's.
+            The image is no location's, or the location is not up: then the deployment is being stopped.
         """
         wanted, known = repository(image), {location.name for location in locations()}
         labels = [f"{PROJECT}={self._project}", f"{ONE_OFF}=False"]
-        listed = await self._ask("/containers/json", all="true", filters=json.dumps({"label": labels}))
+        listed = await self._ask("/containers/json", filters=json.dumps({"label": labels, "status": ["running"]}))
         for container in listed.json():
             found = (await self._ask(f"/containers/{container['Id']}/json")).json()
             if found["Config"]["Labels"][SERVICE] in known and repository(found["Config"]["Image"]) == wanted:
                 made_from = (await self._ask(f"/images/{found['Image']}/json")).json()
-                self._seen[wanted] = found, made_from["Config"]["Env"] or []
-        if wanted not in self._seen:
-            raise RefusedError(f"'{image}' is not the image of a code location of the project '{self._project}'")
-        return self._seen[wanted]
+                return found, made_from["Config"]["Env"] or []
+        raise RefusedError(f"'{image}' is not the image of a code location that is up in the project '{self._project}'")
 
     async def require_run(self, container: str) -> None:
         """See that a container is a run of this deployment.
@@ -264,8 +262,11 @@ def gate(engine: Engine, *, launches: bool) -> Starlette:
         asked = AskedContainer.model_validate_json(await request.body())
         service, image_variables = await engine.service_of(asked.Image)
         body = twin(asked, service, image_variables)
-        logger.info("run %s in a container of %s", asked.Labels[RUN_ID], asked.Image)
-        return await engine.passed(request, json.dumps(body).encode())
+        # As Compose names what it makes. A run that is resumed may meet its first container.
+        labels, part = body["Labels"], secrets.token_hex(2)
+        name = f"{labels[PROJECT]}-{labels[SERVICE]}-run-{labels[RUN_ID][:8]}-{part}"
+        logger.info("%s for run %s, of %s", name, labels[RUN_ID], asked.Image)
+        return await engine.passed(request, json.dumps(body).encode(), name=name)
 
     async def pull(request: Request) -> Response:
         image = ":".join(request.query_params.getlist("fromImage") + request.query_params.getlist("tag"))
