@@ -31,6 +31,7 @@ SETTINGS_FILE = "service.env"
 HOST = "host"
 CODE_SERVER_PORT = 4000
 # The servers, as the containers reach them: past the proxy and its login.
+POSTGRES_HOST = "postgres"
 FILES_URL = "http://files:3001"
 WEBSERVER_HOST = "webserver"
 WEBSERVER_PORT = 3000
@@ -47,8 +48,8 @@ def prepare() -> None:
         A setting is wrong, or Postgres does not let us in.
     """
     settings, found = load_settings(), locations()
-    if settings.postgres_host is None or settings.admin_password is None:
-        raise CodelocError("POSTGRES_HOST and ADMIN_PASSWORD are not set: docker-compose.yml sets them")
+    if settings.admin_password is None:
+        raise CodelocError("ADMIN_PASSWORD is not set: docker-compose.yml has it from .env")
     admin_password = settings.admin_password.get_secret_value()
     require_password(admin_password, "ADMIN_PASSWORD in .env")
     if (settings.warehouse_data or "").startswith("/"):
@@ -58,9 +59,7 @@ def prepare() -> None:
         )
     given = {"postgres": settings.postgres_password.get_secret_value()} if settings.postgres_password else {}
     secrets = passwords(HOME, roles(found), database_passwords() | given)
-    server = postgres.Server(
-        settings.postgres_host, settings.postgres_port, settings.postgres_user, secrets["postgres"]
-    )
+    server = postgres.Server(POSTGRES_HOST, settings.postgres_port, settings.postgres_user, secrets["postgres"])
     source = _source(settings)
     state = State.load(HOME)
     _wait_for(server, first_password=None if given else admin_password)
@@ -147,7 +146,7 @@ def _source(settings: Settings) -> dict[str, str]:
 
 
 def _wait_for(server: postgres.Server, first_password: str | None) -> None:
-    """Wait for Postgres, and have it take this server's password where it still has the one it was first started with."""
+    """Wait for Postgres, and give it this server's password where it still has the one it was started with."""
 
     def reachable() -> str | None:
         try:
@@ -157,9 +156,10 @@ def _wait_for(server: postgres.Server, first_password: str | None) -> None:
             if "password authentication failed" not in str(error):
                 return str(error).strip()
         if first_password is None or not postgres.replace_password(server, first_password):
+            refused = "POSTGRES_PASSWORD" if first_password is None else "the password that init keeps"
             raise CodelocError(
-                f"Postgres refuses {'its kept password' if first_password else 'POSTGRES_PASSWORD'}: its volume was made"
-                " with another one. Set that one as POSTGRES_PASSWORD in .env; or choose one and set both:"
+                f"Postgres refuses {refused}: its volume was made with another one."
+                " Set that one as POSTGRES_PASSWORD in .env; or choose one, set it there, and have Postgres take it:"
                 f" docker compose exec postgres psql -U {server.user} -c '\\password'"
             )
         return None
