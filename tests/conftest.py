@@ -10,10 +10,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import psutil
@@ -23,6 +23,9 @@ import yaml
 from counting import count_file
 from mart_counting import COUNTED, zones_of
 from playwright.sync_api import Browser, sync_playwright
+
+if TYPE_CHECKING:
+    from deployment import Deployment
 
 ROOT = Path(__file__).resolve().parents[1]
 CODELOC = str(ROOT / "codeloc")
@@ -53,7 +56,16 @@ def run_codeloc(*arguments: str, timeout: float = 420) -> subprocess.CompletedPr
 
 def environment() -> dict[str, str]:
     """The environment without what another platform or a developer may have set."""
-    dropped = ("DAGSTER_", "WAREHOUSE_", "POSTGRES_", "TLC_BASE_URL", "VIRTUAL_ENV", "FORCE_COLOR")
+    dropped = (
+        "DAGSTER_",
+        "WAREHOUSE_",
+        "POSTGRES_",
+        "ADMIN_",
+        "PUBLIC_URL",
+        "TLC_BASE_URL",
+        "VIRTUAL_ENV",
+        "FORCE_COLOR",
+    )
     return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
 
 
@@ -78,6 +90,8 @@ class Platform:
 
     home: Path
     port: int
+    # Where it asks for one.
+    login: tuple[str, str] | None = field(default=None, init=False)
 
     @property
     def url(self) -> str:
@@ -94,7 +108,11 @@ class Platform:
 
     def graphql(self, query: str, **variables: object) -> dict[str, Any]:
         answer = httpx.post(
-            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60, trust_env=False
+            f"{self.url}/graphql",
+            json={"query": query, "variables": variables},
+            auth=self.login,
+            timeout=60,
+            trust_env=False,
         ).json()
         assert not answer.get("errors"), answer["errors"]
         data: dict[str, Any] = answer["data"]
@@ -382,3 +400,31 @@ def real(tmp_path_factory: pytest.TempPathFactory, tlc_server: str) -> Iterator[
         stopped = platform.codeloc("down")
         assert stopped.returncode == 0, stopped.stderr
         assert platform.processes() == []
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Deployment]":
+    """The deployment as README starts it, with the sample loaded."""
+    if shutil.which("docker") is None:
+        pytest.skip("there is no docker")
+    for needed in (["compose", "version"], ["info"]):
+        asked = subprocess.run(["docker", *needed], capture_output=True, text=True, check=False)
+        if asked.returncode != 0:
+            pytest.skip(f"`docker {' '.join(needed)}` fails: {asked.stderr.strip()}")
+    from deployment import Deployment
+
+    deployment = Deployment(tmp_path_factory.mktemp("deployment"))
+    try:
+        deployment.compose("up", "--detach", "--build", "--wait")
+        deployment.assert_up()
+        deployment.compose("run", "--rm", "seed")
+        yield deployment
+    except BaseException:
+        print(deployment.compose("logs", "--no-color", "--tail", "40", check=False).stdout)  # noqa: T201
+        raise
+    finally:
+        deployment.compose("--profile", "seed", "down", "--volumes", "--remove-orphans")
+        labelled = ["--filter", f"label=com.docker.compose.project={deployment.project}", "--quiet"]
+        for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
+            left = subprocess.run(["docker", *kind, *labelled], capture_output=True, text=True, check=True).stdout
+            assert left == ""

@@ -1,12 +1,8 @@
 """The deployment with Docker Compose: what its files promise, and, where there is an engine, the whole of it."""
 
 import json
-import os
 import re
-import secrets
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +10,9 @@ import httpx
 import pytest
 import yaml
 from counting import count_file, month_of, trips_per_week
+from deployment import COMPOSE, ONE_SHOT, SERVERS, SERVICES, Deployment
 
-from conftest import LOCATIONS, ROOT, Platform, environment, free_port
-
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-SERVERS = ["postgres", "files", "webserver", "daemon", *LOCATIONS]
-ONE_SHOT = ["init", "sample"]
-
-_WAREHOUSE_QUERY = """
-import json, os, sys
-from taxi_shared.warehouse import Warehouse
-warehouse = Warehouse(
-    lake="analytics", reads=["ingestion"], catalog=os.environ["WAREHOUSE_CATALOG"],
-    data_root=os.environ["WAREHOUSE_DATA"],
-)
-with warehouse.read() as connection:
-    # On a slow machine it would be printed among the rows.
-    connection.execute("SET enable_progress_bar = false")
-    print(json.dumps(connection.execute(sys.stdin.read()).fetchall(), default=str))
-"""
-
+from conftest import LOCATIONS, ROOT
 
 # -- what the files promise -----------------------------------------------------------------------
 
@@ -64,7 +42,7 @@ def test_a_services_settings_are_mounted_by_nobody_else() -> None:
         if volume.startswith("settings-")
     }
     assert readers == {
-        "settings-host": {"webserver", "daemon"},
+        "settings-host": {"webserver", "viewer", "daemon"},
         **{f"settings-{location}": {location} for location in LOCATIONS},
     }
     assert [service for service in SERVICES if "platform" in volumes(service)] == ["init"]
@@ -78,8 +56,9 @@ def test_a_lake_is_written_by_its_own_location_only(location: str) -> None:
     assert all(target == f"/data/lakes/{location}:ro" for target in mounts.values())
 
 
-def test_only_postgres_and_init_are_given_the_administrators_password() -> None:
-    given = {name for name, service in SERVICES.items() if "POSTGRES_PASSWORD" in json.dumps(service)}
+@pytest.mark.parametrize("variable", ["POSTGRES_PASSWORD", "ADMIN_PASSWORD"])
+def test_only_postgres_and_init_are_given_an_administrators_password(variable: str) -> None:
+    given = {name for name, service in SERVICES.items() if variable in json.dumps(service)}
     assert given == {"postgres", "init"}
 
 
@@ -91,8 +70,16 @@ def test_ports_are_published_on_loopback_only(file: str) -> None:
     assert all(str(port).startswith("127.0.0.1:") for port in published)
 
 
-def test_postgres_is_not_published_unless_asked_for() -> None:
-    assert "ports" not in SERVICES["postgres"]
+def test_only_the_proxy_is_published_and_it_reaches_only_what_it_serves() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
+    assert SERVICES["proxy"]["networks"] == ["front"]
+    reached = {name for name, service in SERVICES.items() if "front" in service.get("networks", [])}
+    assert reached == {"proxy", "webserver", "viewer", "files"}
+
+
+def test_logins_are_mounted_by_init_and_read_by_the_proxy() -> None:
+    mounts = {name: volumes(name)["people"] for name in SERVICES if "people" in volumes(name)}
+    assert mounts == {"init": "/data/people", "proxy": "/people:ro"}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -132,7 +119,8 @@ def test_an_image_runs_as_a_user_without_rights_and_names_its_base(package: str)
 
 def test_every_variable_of_the_compose_files_is_in_env_example() -> None:
     documented = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    texts = [(ROOT / file).read_text(encoding="utf-8") for file in ("docker-compose.yml", "docker-compose.bi.yml")]
+    files = ("docker-compose.yml", "docker-compose.bi.yml", "docker-compose.tls.yml")
+    texts = [(ROOT / file).read_text(encoding="utf-8") for file in files]
     used = {name for text in texts for name in re.findall(r"\$\{([A-Z0-9_]+)", text)}
     passed_on = {
         name for service in SERVICES.values() for name, value in service.get("environment", {}).items() if value is None
@@ -142,96 +130,6 @@ def test_every_variable_of_the_compose_files_is_in_env_example() -> None:
 
 
 # -- the whole of it, on an engine ----------------------------------------------------------------
-
-
-class Deployment(Platform):
-    """The platform in containers, under a project and on ports of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, free_port())
-        self.project = f"taxi-test-{os.getpid()}"
-        self.files_port = free_port()
-        self.password = secrets.token_urlsafe(12)
-        self.settings = folder / "deployment.env"
-        self.settings.write_text(
-            f"POSTGRES_PASSWORD={self.password}\nWEBSERVER_PORT={self.port}\nFILES_PORT={self.files_port}\n"
-            "IMAGE_PREFIX=taxi-test\n"
-        )
-
-    @property
-    def files_url(self) -> str:
-        return f"http://127.0.0.1:{self.files_port}"
-
-    def compose(
-        self, *arguments: str, given: str | None = None, check: bool = True, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            ["docker", "compose", "--project-name", self.project, "--env-file", str(self.settings), *arguments],
-            cwd=ROOT,
-            env=environment() | variables,
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=540,
-            check=False,
-        )
-        assert done.returncode == 0 or not check, f"{done.stdout}\n{done.stderr}"
-        return done
-
-    def containers(self) -> dict[str, dict[str, Any]]:
-        """What the engine knows of each service's container."""
-        listed = self.compose("ps", "--all", "--quiet").stdout.split()
-        inspected = subprocess.run(["docker", "inspect", *listed], capture_output=True, text=True, check=True).stdout
-        return {found["Config"]["Labels"]["com.docker.compose.service"]: found for found in json.loads(inspected)}
-
-    def warehouse(self, query: str) -> list[list[Any]]:
-        source_and_ask = '. /settings/service.env && exec python -c "$0"'
-        command = ["exec", "-T", "analytics", "/bin/sh", "-c", source_and_ask, _WAREHOUSE_QUERY]
-        rows: list[list[Any]] = json.loads(self.compose(*command, given=query).stdout)
-        return rows
-
-    def source_files(self, folder: Path, service: str) -> list[Path]:
-        """The sample months of a service, as they are served."""
-        folder.mkdir(exist_ok=True)
-        files = []
-        for month in ("2023-01", "2023-02", "2023-03"):
-            file = folder / f"{service}_tripdata_{month}.parquet"
-            address = f"{self.files_url}/sample/trip-data/{file.name}"
-            file.write_bytes(httpx.get(address, trust_env=False, timeout=30).raise_for_status().content)
-            files.append(file)
-        return files
-
-    def assert_up(self) -> None:
-        found = self.containers()
-        assert {name: found[name]["State"]["Health"]["Status"] for name in SERVERS} == dict.fromkeys(SERVERS, "healthy")
-        assert {name: found[name]["State"]["ExitCode"] for name in ONE_SHOT} == dict.fromkeys(ONE_SHOT, 0)
-        assert self.loaded_locations() == dict.fromkeys(LOCATIONS, True)
-
-
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """The deployment as README starts it, with the sample loaded."""
-    if shutil.which("docker") is None:
-        pytest.skip("there is no docker")
-    for needed in (["compose", "version"], ["info"]):
-        asked = subprocess.run(["docker", *needed], capture_output=True, text=True, check=False)
-        if asked.returncode != 0:
-            pytest.skip(f"`docker {' '.join(needed)}` fails: {asked.stderr.strip()}")
-    deployment = Deployment(tmp_path_factory.mktemp("deployment"))
-    try:
-        deployment.compose("up", "--detach", "--build", "--wait")
-        deployment.assert_up()
-        deployment.compose("run", "--rm", "seed")
-        yield deployment
-    except BaseException:
-        print(deployment.compose("logs", "--no-color", "--tail", "40", check=False).stdout)  # noqa: T201
-        raise
-    finally:
-        deployment.compose("--profile", "seed", "down", "--volumes", "--remove-orphans")
-        labelled = ["--filter", f"label=com.docker.compose.project={deployment.project}", "--quiet"]
-        for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
-            left = subprocess.run(["docker", *kind, *labelled], capture_output=True, text=True, check=True).stdout
-            assert left == ""
 
 
 @pytest.mark.docker
@@ -258,7 +156,8 @@ def test_the_sample_is_loaded_and_the_marts_followed(deployed: Deployment, tmp_p
 
 @pytest.mark.docker
 def test_the_report_is_served_and_linked_as_a_browser_finds_it(deployed: Deployment) -> None:
-    report = httpx.get(deployed.files_url, follow_redirects=True, trust_env=False, timeout=30)
+    address = f"{deployed.url}/reports"
+    report = httpx.get(address, auth=deployed.login, follow_redirects=True, trust_env=False, timeout=30)
     assert report.status_code == 200
     assert "<html" in report.text
     entries = deployed.graphql(
@@ -285,15 +184,15 @@ def test_a_service_knows_its_own_password_only(deployed: Deployment) -> None:
     kept = json.loads(
         deployed.compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "cat", "init", "/data/secrets.json").stdout
     )
-    kept["postgres"] = deployed.password
     assert set(kept) == {"postgres", "dagster", "reader", "bi", *LOCATIONS}
-    for service in ("webserver", "daemon", *LOCATIONS):
+    for service in ("webserver", "viewer", "daemon", *LOCATIONS):
         told = deployed.compose("exec", "-T", service, "cat", "/settings/service.env").stdout
         known = {role for role, password in kept.items() if password in told}
         assert known == {"dagster", service} & set(kept)
     for service, container in deployed.containers().items():
-        in_plain = {role for role, password in kept.items() if password in json.dumps(container)}
-        assert in_plain == ({"postgres"} if service in ("postgres", "init") else set())
+        described = json.dumps(container)
+        assert [role for role, password in kept.items() if password in described] == []
+        assert (deployed.password in described) is (service in ("postgres", "init"))
 
 
 @pytest.mark.docker
@@ -301,9 +200,9 @@ def test_another_password_than_the_volumes_is_refused_with_the_way_out(deployed:
     refused = deployed.compose("run", "--rm", "--no-deps", "-T", "init", check=False, POSTGRES_PASSWORD="another")
     assert refused.returncode == 1
     assert "its volume was made with another one" in refused.stdout + refused.stderr
-    missing = deployed.compose("config", "--quiet", check=False, POSTGRES_PASSWORD="")
+    missing = deployed.compose("config", "--quiet", check=False, ADMIN_PASSWORD="")
     assert missing.returncode != 0
-    assert "POSTGRES_PASSWORD" in missing.stderr
+    assert "ADMIN_PASSWORD" in missing.stderr
     assert ".env" in missing.stderr
 
 
@@ -329,4 +228,5 @@ def test_nothing_is_lost_when_everything_is_restarted_or_made_anew(deployed: Dep
         assert [deployed.fingerprint(table) for table in tables] == before
         again = deployed.compose("run", "--rm", "seed").stdout
         assert " 0 runs " in again
-        assert httpx.get(f"{deployed.files_url}/reports/report.html", trust_env=False).status_code == 200
+        report = httpx.get(f"{deployed.url}/reports/report.html", auth=deployed.login, trust_env=False)
+        assert report.status_code == 200

@@ -26,6 +26,7 @@ from rich.table import Table
 from codeloc import seed
 from codeloc.errors import CodelocError
 from codeloc.home import ROOT, Home
+from codeloc.people import Role
 from codeloc.platform import Platform, default_signals, sync
 from codeloc.seeding import Loaded, fill
 from codeloc.workspace import location_named
@@ -293,6 +294,54 @@ def request(
         console.print(f"[bold]{label:<7}[/bold] {escape(value)}", soft_wrap=True)
 
 
+users_app = typer.Typer(
+    no_args_is_help=True, help="Who may log in to the deployment with Docker Compose, on the machine it runs on."
+)
+app.add_typer(users_app, name="users")
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name that is typed in to log in.")]
+
+
+@users_app.command(name="list", epilog="Example: ./codeloc users list")
+def users_list() -> None:
+    """Show everybody who may log in, and their roles."""
+    from codeloc import users
+
+    table = Table("name", "role", box=None, pad_edge=False)
+    for name, role in users.everybody():
+        table.add_row(escape(name), role)
+    console.print(table)
+
+
+@users_app.command(name="add", epilog="Example: ./codeloc users add maria --role viewer")
+def users_add(
+    name: NameArgument,
+    role: Annotated[Role, typer.Option(help="Editors may do everything, viewers look.")],
+) -> None:
+    """Let a person in. Asks for the password, or reads it where it is piped in."""
+    from codeloc import users
+
+    users.add(name, role, _password())
+    console.print(f"[bold]{escape(name)}[/bold] can log in as {role}.")
+
+
+@users_app.command(name="password", epilog="Example: ./codeloc users password admin")
+def users_password(name: NameArgument) -> None:
+    """Give a person another password. Asks for it, or reads it where it is piped in."""
+    from codeloc import users
+
+    users.change_password(name, _password())
+    console.print(f"[bold]{escape(name)}[/bold] has the new password.")
+
+
+@users_app.command(name="remove", epilog="Example: ./codeloc users remove maria")
+def users_remove(name: NameArgument) -> None:
+    """Let a person in no longer; a page that is open then shows nothing new after at most a quarter of an hour."""
+    from codeloc import users
+
+    users.remove(name)
+    console.print(f"[bold]{escape(name)}[/bold] can no longer log in.")
+
+
 @app.command(name="test", epilog="Example: ./codeloc test ingestion")
 def run_tests(
     packages: Annotated[
@@ -338,6 +387,12 @@ def doctor(home: HomeOption = DEFAULT_HOME) -> None:
 
 def _home(path: Path) -> Home:
     return Home(path.expanduser().resolve())
+
+
+def _password() -> str:
+    if sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,7 @@
 """The platform in containers: what `docker-compose.yml` runs before and beside the servers.
 
-`prepare` runs to its end before everything else, at each `docker compose up`; `seed` when a person
-asks for it.
+`prepare` runs to its end before everything else, at each `docker compose up`; `seed` and `people`
+when a person asks for it.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from codeloc.errors import CodelocError
 from codeloc.graphql import Webserver
 from codeloc.home import ROOT, Home, State, exports, passwords, write_whole
 from codeloc.instance import prepare_storage
+from codeloc.people import ADMIN, People, Role, SetBy, require_password
 from codeloc.platform import wait_until
 from codeloc.seeding import fill
 from codeloc.settings import Settings, database_passwords, load_settings
@@ -28,8 +29,13 @@ SETTINGS = HOME.path / "settings"
 MOUNTED = Path("/settings")
 HOST = "host"
 CODE_SERVER_PORT = 4000
-# The file server, as the containers reach it.
+# The servers, as the containers reach them: past the proxy and its login.
+POSTGRES_HOST = "postgres"
 FILES_URL = "http://files:3001"
+WEBSERVER_HOST = "webserver"
+WEBSERVER_PORT = 3000
+# Mounted by init, which writes it, and by the proxy.
+PEOPLE = People(HOME.path / "people" / "people.cfg")
 
 
 def prepare() -> None:
@@ -41,36 +47,40 @@ def prepare() -> None:
         A setting is wrong, or Postgres does not let us in.
     """
     settings, found = load_settings(), locations()
-    if settings.postgres_host is None or settings.postgres_password is None:
-        raise CodelocError("POSTGRES_HOST and POSTGRES_PASSWORD are not set: docker-compose.yml sets them")
+    if settings.admin_password is None:
+        raise CodelocError("ADMIN_PASSWORD is not set: docker-compose.yml has it from .env")
+    admin_password = settings.admin_password.get_secret_value()
+    require_password(admin_password, "ADMIN_PASSWORD in .env")
     if (settings.warehouse_data or "").startswith("/"):
         raise CodelocError(
             f"WAREHOUSE_DATA={settings.warehouse_data}: a folder of this machine is none of the containers'."
             " Unset it, and the files lie in volumes; or set an s3:// address"
         )
-    password = settings.postgres_password.get_secret_value()
-    server = postgres.Server(settings.postgres_host, settings.postgres_port, settings.postgres_user, password)
-    secrets = passwords(HOME, roles(found), database_passwords() | {"postgres": password})
+    given = {"postgres": settings.postgres_password.get_secret_value()} if settings.postgres_password else {}
+    secrets = passwords(HOME, roles(found), database_passwords() | given)
+    server = postgres.Server(POSTGRES_HOST, settings.postgres_port, settings.postgres_user, secrets["postgres"])
     source = _source(settings)
     state = State.load(HOME)
-    _wait_for(server)
+    _wait_for(server, first_password=None if given else admin_password)
     postgres.provision(server, [location.name for location in found], secrets, bi_schemas(), owner=None)
     dagster = dagster_variables(HOME, server, secrets, instance=MOUNTED)
     addresses = {location: (location.name, CODE_SERVER_PORT) for location in found}
     _tell(HOST, dagster | host_variables(addresses))
-    reports_url = f"http://127.0.0.1:{settings.files_port}/{HOME.reports.name}"
+    reports_url = f"{_public_url(settings)}/{HOME.reports.name}"
     for location in found:
         own = location_variables(HOME, settings, location, server, secrets, reports_url, source)
         _tell(location.name, dagster | own)
     prepare_storage(dagster | {"DAGSTER_HOME": str(SETTINGS / HOST)}, pools(), state, _say)
     state.save(HOME)
+    _let_admin_in(admin_password)
     _say("roles, databases, storage and settings are as they should be")
 
 
 def load_seed() -> None:
     """Load the months of the seed that are not there yet, and wait for what follows from them."""
     settings = load_settings()
-    webserver = Webserver(settings.webserver_port)
+    public_url = _public_url(settings)
+    webserver = Webserver(WEBSERVER_PORT, WEBSERVER_HOST, public_url)
 
     def require_daemon() -> None:
         unwell = webserver.unhealthy_daemons()
@@ -87,7 +97,39 @@ def load_seed() -> None:
 
     loaded = fill(webserver, _source(settings)["TLC_BASE_URL"], require_daemon, progress)
     _say(f"{sum(loaded.rows.values()):,} trips, {loaded.runs} runs in {loaded.seconds:.0f} s")
-    _say(f"UI {webserver.url}   report http://127.0.0.1:{settings.files_port}")
+    _say(f"UI {public_url}   report {public_url}/{HOME.reports.name}/{seed.REPORT}")
+
+
+def change_people(arguments: argparse.Namespace) -> None:
+    """Do what `codeloc users` asks for; a password comes as the first line of standard input."""
+    if not PEOPLE.file.exists():
+        raise CodelocError("nobody was ever let in: `docker compose up -d --wait` makes the first login")
+    if arguments.action == "list":
+        for person in PEOPLE.all():
+            _say(f"{person.name}\t{person.role}")
+        return
+    if arguments.action == "remove":
+        PEOPLE.remove(arguments.name)
+        return
+    password = sys.stdin.readline().rstrip("\r\n")
+    if arguments.action == "add":
+        PEOPLE.add(arguments.name, Role(arguments.role), password)
+    else:
+        PEOPLE.change_password(arguments.name, password)
+
+
+def _public_url(settings: Settings) -> str:
+    """Where people open the deployment."""
+    given = str(settings.public_url).rstrip("/") if settings.public_url else None
+    return given or f"http://127.0.0.1:{settings.webserver_port}"
+
+
+def _let_admin_in(password: str) -> None:
+    done = PEOPLE.follow_admin(password)
+    if done is SetBy.PERSON:
+        _say(f"{ADMIN}'s login is as `codeloc users` set it: ADMIN_PASSWORD is not used for it")
+    elif done is SetBy.NOBODY:
+        _say(f"{ADMIN} was removed by `codeloc users`: ADMIN_PASSWORD is not used for a login")
 
 
 def _source(settings: Settings) -> dict[str, str]:
@@ -96,18 +138,24 @@ def _source(settings: Settings) -> dict[str, str]:
     return seed.source_environment(base, f"{FILES_URL}/{seed.SAMPLE}", zones)
 
 
-def _wait_for(server: postgres.Server) -> None:
+def _wait_for(server: postgres.Server, first_password: str | None) -> None:
+    """Wait for Postgres, and give it this server's password where it still has the one it was started with."""
+
     def reachable() -> str | None:
         try:
             with server.administer("postgres"):
                 return None
         except psycopg2.OperationalError as error:
-            if "password authentication failed" in str(error):
-                raise CodelocError(
-                    f"Postgres refuses POSTGRES_PASSWORD: its volume was made with another one. Set that one in .env;"
-                    f" or change it: docker compose exec postgres psql -U {server.user} -c '\\password'"
-                ) from None
-            return str(error).strip()
+            if "password authentication failed" not in str(error):
+                return str(error).strip()
+        if first_password is None or not postgres.replace_password(server, first_password):
+            refused = "POSTGRES_PASSWORD" if first_password is None else "the password that init keeps"
+            raise CodelocError(
+                f"Postgres refuses {refused}: its volume was made with another one."
+                " Set that one as POSTGRES_PASSWORD in .env; or choose one, set it there, and have Postgres take it:"
+                f" docker compose exec postgres psql -U {server.user} -c '\\password'"
+            )
+        return None
 
     wait_until(reachable, 60, f"Postgres at {server.host}:{server.port} does not answer")
 
@@ -129,12 +177,22 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Run one of the commands."""
-    commands = {"prepare": prepare, "seed": load_seed}
     parser = argparse.ArgumentParser(prog="python -m codeloc.deployment", description=__doc__)
-    parser.add_argument("command", choices=commands)
-    chosen = commands[parser.parse_args().command]
+    commands = parser.add_subparsers(dest="command", required=True)
+    alone = {"prepare": prepare, "seed": load_seed}
+    for command in alone:
+        commands.add_parser(command)
+    actions = commands.add_parser("people").add_subparsers(dest="action", required=True)
+    actions.add_parser("list")
+    for action in ("add", "password", "remove"):
+        actions.add_parser(action).add_argument("name")
+    actions.choices["add"].add_argument("--role", choices=[*Role], required=True)
+    arguments = parser.parse_args()
     try:
-        chosen()
+        if arguments.command == "people":
+            change_people(arguments)
+        else:
+            alone[arguments.command]()
     except (CodelocError, psycopg2.Error, OSError) as error:
         sys.exit(f"codeloc: {str(error).strip()}")
 

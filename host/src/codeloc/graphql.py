@@ -133,12 +133,19 @@ class AssetStatus:
 
 
 class Webserver:
-    """The GraphQL endpoint of a webserver."""
+    """The GraphQL endpoint of a webserver.
 
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        # Nothing on loopback goes through a proxy.
-        self._client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+    Attributes
+    ----------
+    url
+        Where people open it; it can be another address than the one it is asked at.
+    """
+
+    def __init__(self, port: int, host: str = "127.0.0.1", public_url: str | None = None) -> None:
+        asked_at = f"http://{host}:{port}"
+        self.url = public_url or asked_at
+        # Nothing on loopback or between containers goes through a proxy.
+        self._client = httpx.Client(base_url=asked_at, timeout=60, trust_env=False)
 
     def query(self, query: str, **variables: object) -> dict[str, Any]:
         """Data of a query.

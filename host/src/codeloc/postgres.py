@@ -12,7 +12,7 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -75,6 +75,19 @@ class Server:
                 yield cursor
         finally:
             connection.close()
+
+
+def replace_password(server: Server, former: str) -> bool:
+    """Give the administrator the password of `server` in place of a former one; False where that is refused too."""
+    try:
+        with replace(server, password=former).administer("postgres") as cursor:
+            role, password = sql.Identifier(server.user), sql.Literal(server.password)
+            cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, password))
+    except psycopg2.OperationalError as error:
+        if "password authentication failed" in str(error):
+            return False
+        raise
+    return True
 
 
 def password_line(role: str, password: str) -> str:

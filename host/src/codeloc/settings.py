@@ -30,6 +30,8 @@ class Settings(BaseSettings):
 
     webserver_port: Port = 3000
     files_port: Port = 3001
+    public_url: HttpUrl | None = None
+    admin_password: SecretStr | None = None
 
     postgres_host: str | None = None
     postgres_port: Port = 5432
@@ -99,6 +101,7 @@ def inherited_environment() -> dict[str, str]:
         and name
         not in {
             "POSTGRES_PASSWORD",
+            "ADMIN_PASSWORD",
             # Processes import the same modules again and again: without bytecode that takes 2.5 times as long.
             "PYTHONDONTWRITEBYTECODE",
             "VIRTUAL_ENV",

@@ -1,0 +1,95 @@
+"""The deployment with Docker Compose, under a project and on a port of its own, for every test that needs one."""
+
+import json
+import os
+import secrets
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from conftest import LOCATIONS, ROOT, Platform, environment, free_port
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SERVERS = ["proxy", "postgres", "files", "webserver", "viewer", "daemon", *LOCATIONS]
+ONE_SHOT = ["init", "sample"]
+
+_WAREHOUSE_QUERY = """
+import json, os, sys
+from taxi_shared.warehouse import Warehouse
+warehouse = Warehouse(
+    lake="analytics", reads=["ingestion"], catalog=os.environ["WAREHOUSE_CATALOG"],
+    data_root=os.environ["WAREHOUSE_DATA"],
+)
+with warehouse.read() as connection:
+    # On a slow machine it would be printed among the rows.
+    connection.execute("SET enable_progress_bar = false")
+    print(json.dumps(connection.execute(sys.stdin.read()).fetchall(), default=str))
+"""
+
+
+class Deployment(Platform):
+    """The platform in containers, under a project and on ports of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, free_port())
+        self.project = f"taxi-test-{os.getpid()}"
+        self.password = secrets.token_urlsafe(12)
+        self.login = ("admin", self.password)
+        self.settings = folder / "deployment.env"
+        self.settings.write_text(
+            f"ADMIN_PASSWORD={self.password}\nWEBSERVER_PORT={self.port}\nIMAGE_PREFIX=taxi-test\n"
+        )
+
+    @property
+    def files_url(self) -> str:
+        return self.url
+
+    def compose(
+        self, *arguments: str, given: str | None = None, check: bool = True, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["docker", "compose", "--project-name", self.project, "--env-file", str(self.settings), *arguments],
+            cwd=ROOT,
+            env=environment() | variables,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=540,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, f"{done.stdout}\n{done.stderr}"
+        return done
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """What the engine knows of each service's container."""
+        listed = self.compose("ps", "--all", "--quiet").stdout.split()
+        inspected = subprocess.run(["docker", "inspect", *listed], capture_output=True, text=True, check=True).stdout
+        return {found["Config"]["Labels"]["com.docker.compose.service"]: found for found in json.loads(inspected)}
+
+    def warehouse(self, query: str) -> list[list[Any]]:
+        source_and_ask = '. /settings/service.env && exec python -c "$0"'
+        command = ["exec", "-T", "analytics", "/bin/sh", "-c", source_and_ask, _WAREHOUSE_QUERY]
+        rows: list[list[Any]] = json.loads(self.compose(*command, given=query).stdout)
+        return rows
+
+    def source_files(self, folder: Path, service: str) -> list[Path]:
+        """The sample months of a service, as they are served."""
+        folder.mkdir(exist_ok=True)
+        files = []
+        for month in ("2023-01", "2023-02", "2023-03"):
+            file = folder / f"{service}_tripdata_{month}.parquet"
+            address = f"{self.files_url}/sample/trip-data/{file.name}"
+            found = httpx.get(address, auth=self.login, trust_env=False, timeout=30)
+            file.write_bytes(found.raise_for_status().content)
+            files.append(file)
+        return files
+
+    def assert_up(self) -> None:
+        found = self.containers()
+        assert {name: found[name]["State"]["Health"]["Status"] for name in SERVERS} == dict.fromkeys(SERVERS, "healthy")
+        assert {name: found[name]["State"]["ExitCode"] for name in ONE_SHOT} == dict.fromkeys(ONE_SHOT, 0)
+        assert self.loaded_locations() == dict.fromkeys(LOCATIONS, True)
