@@ -14,7 +14,7 @@ from conftest import LOCATIONS, ROOT, Platform, environment, free_port
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-SERVERS = ["proxy", "postgres", "files", "webserver", "viewer", "daemon", *LOCATIONS]
+SERVERS = ["proxy", "postgres", "files", "webserver", "viewer", "daemon", "gate", *LOCATIONS]
 ONE_SHOT = ["init", "sample"]
 
 _WAREHOUSE_QUERY = """
@@ -29,6 +29,13 @@ with warehouse.read() as connection:
     connection.execute("SET enable_progress_bar = false")
     print(json.dumps(connection.execute(sys.stdin.read()).fetchall(), default=str))
 """
+
+
+def docker(*arguments: str, given: str | None = None) -> str:
+    """What `docker` prints."""
+    done = subprocess.run(["docker", *arguments], input=given, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 class Deployment(Platform):
@@ -67,8 +74,27 @@ class Deployment(Platform):
     def containers(self) -> dict[str, dict[str, Any]]:
         """What the engine knows of each service's container."""
         listed = self.compose("ps", "--all", "--quiet").stdout.split()
-        inspected = subprocess.run(["docker", "inspect", *listed], capture_output=True, text=True, check=True).stdout
-        return {found["Config"]["Labels"]["com.docker.compose.service"]: found for found in json.loads(inspected)}
+        # Of a location there are its runs' containers besides.
+        return {
+            found["Config"]["Labels"]["com.docker.compose.service"]: found
+            for found in json.loads(docker("inspect", *listed))
+            if "dagster/run_id" not in found["Config"]["Labels"]
+        }
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """What the engine knows of each container that a run is in, by the run's id."""
+        labels = [f"label=com.docker.compose.project={self.project}", "label=dagster/run_id"]
+        listed = docker("ps", "--quiet", "--filter", labels[0], "--filter", labels[1]).split()
+        found = json.loads(docker("inspect", *listed)) if listed else []
+        return {run["Config"]["Labels"]["dagster/run_id"]: run for run in found}
+
+    def kill(self, container: dict[str, Any]) -> None:
+        """End a container's main process as a machine does that runs out of memory.
+
+        `docker kill` would not do: what is stopped that way is not started again.
+        """
+        with_the_machines_processes = ["--rm", "--pid", "host", "--user", "0", "--entrypoint", "kill"]
+        docker("run", *with_the_machines_processes, "taxi-test-host:dev", "-9", str(container["State"]["Pid"]))
 
     def warehouse(self, query: str) -> list[list[Any]]:
         source_and_ask = '. /settings/service.env && exec python -c "$0"'

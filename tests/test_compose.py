@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import httpx
 import pytest
 import yaml
 from counting import count_file, month_of, trips_per_week
-from deployment import COMPOSE, ONE_SHOT, SERVERS, SERVICES, Deployment
+from deployment import COMPOSE, ONE_SHOT, SERVERS, SERVICES, Deployment, docker
 
 from conftest import LOCATIONS, ROOT
 
@@ -20,7 +19,7 @@ from conftest import LOCATIONS, ROOT
 def volumes(service: str) -> dict[str, str]:
     """Where a service mounts each named volume, with its mode."""
     mounts: list[list[str]] = [
-        mount.split(":", 1) for mount in SERVICES[service].get("volumes", []) if not mount.startswith("/")
+        mount.split(":", 1) for mount in SERVICES[service].get("volumes", []) if mount[0] not in "/$"
     ]
     return dict(mounts)
 
@@ -92,7 +91,23 @@ def test_a_service_is_confined_and_its_image_has_a_tag(service: str) -> None:
     assert re.search(r":(\$\{\w+:-)?[\w.]+\}?$", found["image"])
     assert "latest" not in found["image"]
     assert "privileged" not in found
-    assert "docker.sock" not in json.dumps(found)
+
+
+def test_only_the_gate_has_the_engines_socket_and_it_has_no_network() -> None:
+    mounts = {name: mount for name, found in SERVICES.items() for mount in found.get("volumes", []) if "$" in mount}
+    assert mounts == {"gate": "${DOCKER_SOCKET:-/var/run/docker.sock}:/var/run/docker.sock"}
+    assert not [
+        name for name in SERVICES if "/docker.sock" in json.dumps(SERVICES[name].get("volumes")) and name != "gate"
+    ]
+    assert SERVICES["gate"]["network_mode"] == "none"
+    assert {name for name in SERVICES if "gate-launch" in volumes(name)} == {"gate", "daemon"}
+    assert {name for name in SERVICES if "gate-stop" in volumes(name)} == {"gate", "webserver"}
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_a_locations_runs_have_its_image_and_a_limit(location: str) -> None:
+    assert SERVICES[location]["environment"]["DAGSTER_CURRENT_IMAGE"] == SERVICES[location]["image"]
+    assert SERVICES[location]["labels"]["codeloc.run.memory"]
 
 
 @pytest.mark.parametrize("service", SERVERS)
@@ -105,7 +120,7 @@ def test_a_server_is_watched_limited_and_started_again(service: str) -> None:
 
 def test_webserver_and_daemon_start_without_the_locations() -> None:
     for service in ("webserver", "daemon", "files", *LOCATIONS):
-        assert set(SERVICES[service]["depends_on"]) <= set(ONE_SHOT)
+        assert set(SERVICES[service]["depends_on"]) <= {*ONE_SHOT, "gate"}
 
 
 @pytest.mark.parametrize("package", ["host", *(f"locations/{name}" for name in LOCATIONS)])
@@ -121,7 +136,8 @@ def test_every_variable_of_the_compose_files_is_in_env_example() -> None:
     documented = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     files = ("docker-compose.yml", "docker-compose.bi.yml", "docker-compose.tls.yml")
     texts = [(ROOT / file).read_text(encoding="utf-8") for file in files]
-    used = {name for text in texts for name in re.findall(r"\$\{([A-Z0-9_]+)", text)}
+    # Compose itself sets the project's name.
+    used = {name for text in texts for name in re.findall(r"\$\{([A-Z0-9_]+)", text)} - {"COMPOSE_PROJECT_NAME"}
     passed_on = {
         name for service in SERVICES.values() for name, value in service.get("environment", {}).items() if value is None
     }
@@ -168,15 +184,14 @@ def test_the_report_is_served_and_linked_as_a_browser_finds_it(deployed: Deploym
 
 
 @pytest.mark.docker
-def test_no_process_is_roots(deployed: Deployment) -> None:
+def test_only_the_gates_process_is_roots(deployed: Deployment) -> None:
     for service, container in deployed.containers().items():
         if service in SERVERS:
-            listed = subprocess.run(
-                ["docker", "top", container["Id"], "-eo", "pid,uid,args"], capture_output=True, text=True, check=True
-            ).stdout.splitlines()[1:]
+            listed = docker("top", container["Id"], "-eo", "pid,uid,args").splitlines()[1:]
             owners = {line.split()[1] for line in listed}
             assert listed
-            assert "0" not in owners, listed
+            # The engine's socket is root's.
+            assert ("0" in owners) is (service == "gate"), listed
 
 
 @pytest.mark.docker
