@@ -14,6 +14,8 @@ from codeloc.workspace import locations
 
 # The package that holds what no single package can test.
 ACROSS = "tests"
+# Tells the tests that they may use Docker.
+TEST_DOCKER = "CODELOC_TEST_DOCKER"
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,13 @@ def packages() -> dict[str, Path]:
     }
 
 
-def run_checks(names: list[str], say: Callable[[str], None]) -> list[Check]:
+def run_checks(names: list[str], docker: bool, say: Callable[[str], None]) -> list[Check]:
     """Check the packages of these names, or all; goes on after a failure.
+
+    Parameters
+    ----------
+    docker
+        Whether the deployment with Docker Compose is tested too. It takes minutes and some gigabytes.
 
     Raises
     ------
@@ -60,6 +67,7 @@ def run_checks(names: list[str], say: Callable[[str], None]) -> list[Check]:
             say(f"{name}: {title}")
             started = time.monotonic()
             environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
+            environment |= {TEST_DOCKER: "1"} if docker else {}
             finished = subprocess.run(command, cwd=known[name], env=environment, check=False)
             done.append(Check(name, title, finished.returncode == 0, time.monotonic() - started))
     return done

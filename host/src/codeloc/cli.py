@@ -348,11 +348,14 @@ def run_tests(
         list[str] | None,
         typer.Argument(metavar="[PACKAGE]...", help="host, shared, a location, or tests.", show_default="all"),
     ] = None,
+    docker: Annotated[
+        bool, typer.Option("--docker", help="Test the deployment with Docker Compose too, on this machine's engine.")
+    ] = False,
 ) -> None:
     """Run ruff, mypy and pytest on packages, each in its own environment."""
     from codeloc.checks import run_checks
 
-    checks = run_checks(packages or [], _say)
+    checks = run_checks(packages or [], docker, _say)
     table = Table("package", "check", "result", "seconds", box=None, pad_edge=False)
     for check in checks:
         result = "[green]passed" if check.passed else "[red]failed"
