@@ -210,6 +210,36 @@ def test_a_service_knows_its_own_password_only(deployed: Deployment) -> None:
         assert (deployed.password in described) is (service in ("postgres", "init"))
 
 
+RIGHTS = [
+    ("ingestion", "warehouse", "CREATE TABLE lake_ingestion.mine (n int); DROP TABLE lake_ingestion.mine", True),
+    ("ingestion", "warehouse", "CREATE TABLE lake_analytics.mine (n int)", False),
+    ("ingestion", "warehouse", "SELECT * FROM marts.trips_by_week LIMIT 1", False),
+    ("ingestion", "dagster", "SELECT 1", False),
+    ("analytics", "warehouse", "CREATE TABLE marts.mine (n int); DROP TABLE marts.mine", True),
+    ("analytics", "warehouse", "SELECT count(*) FROM lake_ingestion.ducklake_table", True),
+    ("analytics", "warehouse", "DELETE FROM lake_ingestion.ducklake_data_file", False),
+    ("reader", "warehouse", "SELECT count(*) FROM lake_analytics.ducklake_table", True),
+    ("reader", "warehouse", "DELETE FROM lake_analytics.ducklake_data_file", False),
+    ("reader", "warehouse", "CREATE TABLE lake_analytics.mine (n int)", False),
+    ("bi", "warehouse", "SELECT count(*) FROM marts.trips_by_week", True),
+    ("bi", "warehouse", "DELETE FROM marts.trips_by_week", False),
+    ("bi", "warehouse", "SELECT count(*) FROM lake_analytics.ducklake_table", False),
+    ("dagster", "dagster", "SELECT count(*) FROM runs", True),
+    ("dagster", "warehouse", "SELECT 1", False),
+]
+
+
+@pytest.mark.docker
+def test_each_role_can_do_its_job_and_nothing_else(deployed: Deployment) -> None:
+    for role, database, statement, allowed in RIGHTS:
+        command = ["psql", "--username", role, "--dbname", database, "--command", statement]
+        done = deployed.compose("exec", "-T", "postgres", *command, check=False)
+        assert (done.returncode == 0) is allowed, f"{role}: {statement}: {done.stdout}{done.stderr}"
+        assert allowed or "permission denied" in done.stderr
+    written = deployed.compose("exec", "-T", "analytics", "touch", "/data/lakes/ingestion/mine", check=False)
+    assert "Read-only file system" in written.stderr
+
+
 @pytest.mark.docker
 def test_another_password_than_the_volumes_is_refused_with_the_way_out(deployed: Deployment) -> None:
     refused = deployed.compose("run", "--rm", "--no-deps", "-T", "init", check=False, POSTGRES_PASSWORD="another")
