@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from passlib.hash import sha512_crypt
-
 from codeloc.errors import CodelocError
 from codeloc.people import People, Person, Role, SetBy, require_password
+from passlib.hash import sha512_crypt
 
 
 @pytest.fixture
