@@ -45,7 +45,7 @@ class Deployment(Platform):
         super().__init__(folder, free_port())
         self.project = f"taxi-test-{os.getpid()}"
         self.password = secrets.token_urlsafe(12)
-        self.login = ("admin", self.password)
+        self.login = self.admin = ("admin", self.password)
         self.settings = folder / "deployment.env"
         self.settings.write_text(
             f"ADMIN_PASSWORD={self.password}\nWEBSERVER_PORT={self.port}\nIMAGE_PREFIX=taxi-test\n"

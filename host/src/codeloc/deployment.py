@@ -50,7 +50,6 @@ def prepare() -> None:
     if settings.admin_password is None:
         raise CodelocError("ADMIN_PASSWORD is not set: docker-compose.yml has it from .env")
     admin_password = settings.admin_password.get_secret_value()
-    require_password(admin_password, "ADMIN_PASSWORD in .env")
     if (settings.warehouse_data or "").startswith("/"):
         raise CodelocError(
             f"WAREHOUSE_DATA={settings.warehouse_data}: a folder of this machine is none of the containers'."
@@ -62,6 +61,8 @@ def prepare() -> None:
     source = _source(settings)
     state = State.load(HOME)
     _wait_for(server, first_password=None if given else admin_password)
+    # After Postgres has a password of its own: until then it has this one, and whoever mends .env would be refused.
+    _let_admin_in(admin_password)
     postgres.provision(server, [location.name for location in found], secrets, bi_schemas(), owner=None)
     dagster = dagster_variables(HOME, server, secrets, instance=MOUNTED)
     addresses = {location: (location.name, CODE_SERVER_PORT) for location in found}
@@ -72,7 +73,6 @@ def prepare() -> None:
         _tell(location.name, dagster | own)
     prepare_storage(dagster | {"DAGSTER_HOME": str(SETTINGS / HOST)}, pools(), state, _say)
     state.save(HOME)
-    _let_admin_in(admin_password)
     _say("roles, databases, storage and settings are as they should be")
 
 
@@ -125,6 +125,7 @@ def _public_url(settings: Settings) -> str:
 
 
 def _let_admin_in(password: str) -> None:
+    require_password(password, "ADMIN_PASSWORD in .env")
     done = PEOPLE.follow_admin(password)
     if done is SetBy.PERSON:
         _say(f"{ADMIN}'s login is as `codeloc users` set it: ADMIN_PASSWORD is not used for it")
