@@ -5,8 +5,10 @@ daemon; `seed` when a person asks for it.
 """
 
 import argparse
+import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import psycopg2
@@ -14,7 +16,7 @@ import psycopg2
 from codeloc import postgres, seed
 from codeloc.errors import CodelocError
 from codeloc.graphql import Webserver
-from codeloc.home import Home, State, exports, passwords, write_whole
+from codeloc.home import Home, Restoring, State, exports, passwords, write_whole
 from codeloc.instance import prepare_storage, render_dagster_yaml, runs_in_its_server, settle_runs
 from codeloc.platform import wait_until
 from codeloc.seeding import fill
@@ -39,8 +41,14 @@ def prepare() -> None:
     Raises
     ------
     CodelocError
-        A setting is wrong, or Postgres does not let us in.
+        A setting is wrong, Postgres does not let us in, or a restore did not come to its end.
     """
+    if restoring := Restoring.load(HOME):
+        raise restoring.error("./codeloc restore --compose")
+    _prepare()
+
+
+def _prepare() -> None:
     settings, found = load_settings(), locations()
     if settings.postgres_host is None or settings.postgres_password is None:
         raise CodelocError("POSTGRES_HOST and POSTGRES_PASSWORD are not set: docker-compose.yml sets them")
@@ -67,6 +75,26 @@ def prepare() -> None:
         own = location_variables(HOME, settings, location, server, secrets, reports_url, source)
         _tell(location.name, dagster | own)
     _say("roles, databases, storage and settings are as they should be")
+
+
+def tell_restoring() -> None:
+    """Print which restore was interrupted, as JSON; null: none."""
+    restoring = Restoring.load(HOME)
+    _say(json.dumps(asdict(restoring) if restoring else None))
+
+
+def begin_restore() -> None:
+    """Mark the platform as half of one, and make its roles and databases; the backup is told as JSON."""
+    Restoring(**json.loads(sys.stdin.readline())).begin(HOME)
+    _prepare()
+
+
+def end_restore() -> None:
+    """Take the mark off."""
+    restoring = Restoring.load(HOME)
+    if restoring is None:
+        raise CodelocError("no restore is under way")
+    restoring.end(HOME, State.load(HOME))
 
 
 def settle() -> None:
@@ -134,7 +162,15 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Run one of the commands."""
-    commands = {"prepare": prepare, "settle": settle, "seed": load_seed}
+    commands = {
+        "prepare": prepare,
+        "settle": settle,
+        "seed": load_seed,
+        # `codeloc restore --compose` runs these.
+        "restoring": tell_restoring,
+        "begin-restore": begin_restore,
+        "end-restore": end_restore,
+    }
     parser = argparse.ArgumentParser(prog="python -m codeloc.deployment", description=__doc__)
     parser.add_argument("command", choices=commands)
     chosen = commands[parser.parse_args().command]
