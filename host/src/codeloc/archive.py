@@ -147,10 +147,9 @@ def received(source: BinaryIO) -> Iterator[tuple[Sent, Iterator[bytes]]]:
     """
     while True:
         line = source.readline()
-        try:
-            header = json.loads(line)
-        except ValueError:
-            raise EOFError("the stream of files was cut off") from None
+        if not line.endswith(b"\n"):
+            raise EOFError("the stream of files was cut off")
+        header = json.loads(line)
         if not header:
             return
         sent = Sent(**header)
@@ -180,6 +179,7 @@ def put(places: Places, source: BinaryIO) -> None:
         place = places.at(sent.path)
         if sent.is_folder:
             place.mkdir(parents=True, exist_ok=True)
+        if sent.is_folder or sent.size is None:
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.open("wb") as file:

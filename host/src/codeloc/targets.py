@@ -151,7 +151,7 @@ class ComposeTarget:
     @property
     def archive(self) -> Command:
         """The archive program, in a container that mounts the volumes."""
-        return self._once("archive", "python", "-m", "codeloc.archive")
+        return self._once("archive")
 
     def program(self, name: str) -> Command:
         """One of Postgres' programs, those of the server's own version, as its administrator."""
