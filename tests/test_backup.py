@@ -22,6 +22,17 @@ MONTHS = [f"2023-0{month}-01|{service}" for month in (1, 2, 3) for service in ("
 # As `codeloc.dumps.BACKUP_LOCK` documents it for whoever removes files of lakes.
 BACKUP_LOCK = "codeloc backup"
 
+# Owner and rights of every schema and table, and the rights that tables to come will have.
+RIGHTS = """
+SELECT name, pg_get_userbyid(owner), ARRAY(SELECT entry::text FROM unnest(acl) AS entry ORDER BY 1) FROM (
+    SELECT nspname::text AS name, nspowner AS owner, nspacl AS acl FROM pg_namespace
+    UNION ALL
+    SELECT oid::regclass::text, relowner, relacl FROM pg_class WHERE relkind = 'r'
+    UNION ALL
+    SELECT 'in ' || defaclnamespace::regnamespace, defaclrole, defaclacl FROM pg_default_acl
+) AS things WHERE name !~ '^(pg_|information_schema)' ORDER BY 1
+"""
+
 
 @dataclass
 class Before:
@@ -29,7 +40,7 @@ class Before:
 
     backup: Path
     snapshots: dict[str, int]
-    tables: dict[str, list[str]]
+    tables: dict[str, dict[str, list[list[Any]]]]
     bi: dict[str, Any]
     runs: dict[str, tuple[str, int]]
     files: dict[str, str]
@@ -56,7 +67,7 @@ def waits_for_a_lock(platform: Platform) -> bool:
 def bi_tables(platform: Platform) -> dict[str, Any]:
     found = {}
     for (name,) in platform.postgres("SELECT tablename FROM pg_tables WHERE schemaname = 'marts'"):
-        rows = f"string_agg(t::text, E'\\n' ORDER BY t::text)"
+        rows = "string_agg(t::text, E'\\n' ORDER BY t::text)"
         (found[name],) = platform.postgres(f"SELECT count(*), md5({rows}) FROM marts.{name} AS t")
     return found
 
@@ -186,7 +197,9 @@ def test_the_restored_platform_goes_on_where_the_backup_was_taken(
     assert bi_tables(restored) == before.bi
 
 
-def test_roles_can_do_in_the_restored_databases_what_they_could(restored: Platform, before: Before) -> None:
+def test_roles_can_do_in_the_restored_databases_what_they_could(
+    restored: Platform, sample: Platform, before: Before
+) -> None:
     table = next(name for name in before.bi if name.startswith("trips"))
     (counted,) = restored.postgres(f"SELECT count(*) FROM marts.{table}", role="bi")
     assert counted[0] == before.bi[table][0]
@@ -197,10 +210,7 @@ def test_roles_can_do_in_the_restored_databases_what_they_could(restored: Platfo
     ):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             restored.postgres(statement, role=role)
-    query = (
-        "SELECT nspname, nspacl::text, pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname !~ '^pg_' ORDER BY 1"
-    )
-    assert restored.postgres(query)
+    assert restored.postgres(RIGHTS) == sample.postgres(RIGHTS)
 
 
 def test_a_platform_that_is_down_can_be_backed_up_and_is_not_restored_over(
