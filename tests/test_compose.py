@@ -15,7 +15,7 @@ import pytest
 import yaml
 from counting import count_file, month_of, trips_per_week
 
-from conftest import LOCATIONS, ROOT, Platform, environment, free_port
+from conftest import CODELOC, LOCATIONS, ROOT, Platform, environment, free_port, wait_for
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -74,8 +74,19 @@ def test_a_services_settings_are_mounted_by_nobody_else() -> None:
 def test_a_lake_is_written_by_its_own_location_only(location: str) -> None:
     lake = f"lake-{location}"
     mounts = {service: volumes(service)[lake] for service in SERVICES if lake in volumes(service)}
+    del mounts["archive"]
     assert mounts.pop(location) == f"/data/lakes/{location}"
     assert all(target == f"/data/lakes/{location}:ro" for target in mounts.values())
+
+
+def test_archive_has_every_volume_that_a_backup_is_made_of_and_nothing_else() -> None:
+    kept = {volume for volume in COMPOSE["volumes"] if volume.startswith(("lake-", "files-")) or volume == "reports"}
+    assert volumes("archive").keys() == kept | {"dagster"}
+    assert SERVICES["archive"]["network_mode"] == "none"
+    assert SERVICES["archive"]["profiles"] == ["tools"]
+    for location in LOCATIONS:
+        for volume in (f"lake-{location}", f"files-{location}"):
+            assert volumes("archive")[volume] == volumes(location)[volume]
 
 
 def test_only_postgres_and_init_are_given_the_administrators_password() -> None:
@@ -147,9 +158,9 @@ def test_every_variable_of_the_compose_files_is_in_env_example() -> None:
 class Deployment(Platform):
     """The platform in containers, under a project and on ports of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "test") -> None:
         super().__init__(folder, free_port())
-        self.project = f"taxi-test-{os.getpid()}"
+        self.project = f"taxi-{name}-{os.getpid()}"
         self.files_port = free_port()
         self.password = secrets.token_urlsafe(12)
         self.settings = folder / "deployment.env"
@@ -177,6 +188,34 @@ class Deployment(Platform):
         )
         assert done.returncode == 0 or not check, f"{done.stdout}\n{done.stderr}"
         return done
+
+    def codeloc_compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A `codeloc` command for this deployment."""
+        variables = {"COMPOSE_PROJECT_NAME": self.project, "COMPOSE_ENV_FILES": str(self.settings)}
+        return subprocess.run(
+            [CODELOC, *arguments, "--compose"],
+            cwd=self.home,
+            env=environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=540,
+            check=False,
+        )
+
+    def history(self) -> dict[str, str]:
+        """Status and number of events of each run that has ended, and of each other run its status."""
+        query = (
+            "SELECT run_id, status || ' ' || (SELECT count(*) FROM event_logs WHERE event_logs.run_id = runs.run_id)"
+            " FROM runs WHERE status IN ('SUCCESS', 'FAILURE', 'CANCELED')"
+        )
+        rows = self.compose("exec", "-T", "postgres", "psql", "-U", "postgres", "-At", "-d", "dagster", "-c", query)
+        return dict(row.split("|") for row in rows.stdout.splitlines())
+
+    def ended(self, run: str) -> bool:
+        """Whether a run, or the retry that took its place, has succeeded."""
+        found = self.run(run)
+        retry = found["tags"].get("dagster/auto_retry_run_id")
+        return found["status"] == "SUCCESS" or (retry is not None and self.ended(retry))
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """What the engine knows of each service's container."""
@@ -330,3 +369,40 @@ def test_nothing_is_lost_when_everything_is_restarted_or_made_anew(deployed: Dep
         again = deployed.compose("run", "--rm", "seed").stdout
         assert " 0 runs " in again
         assert httpx.get(f"{deployed.files_url}/reports/report.html", trust_env=False).status_code == 200
+
+
+@pytest.mark.docker
+def test_a_backup_of_containers_is_restored_into_others_while_the_first_go_on(
+    deployed: Deployment, tmp_path: Path
+) -> None:
+    tables = ("ingestion.raw.taxi_trips", "ingestion.raw.taxi_zones", "marts.trips_by_week")
+    before = [deployed.fingerprint(table) for table in tables]
+    runs = deployed.history()
+    run = deployed.launch_month("2023-01-01|green")
+    made = deployed.codeloc_compose("backup", str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    refused = deployed.codeloc_compose("restore", str(next(tmp_path.glob("2*"))))
+    assert refused.returncode == 1
+    assert "empty platform only" in refused.stderr
+    assert "docker compose down --volumes" in refused.stderr
+    assert deployed.finished(run) == "SUCCESS"
+
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = Deployment(folder, "restored")
+    try:
+        restored = other.codeloc_compose("restore", str(next(tmp_path.glob("2*"))))
+        assert restored.returncode == 0, restored.stderr
+        assert "Restored and compared" in restored.stdout
+        other.compose("up", "--detach", "--wait")
+        other.assert_up()
+        wait_for(lambda: other.ended(run), "the run that the backup was taken in, or its retry")
+        assert [other.fingerprint(table) for table in tables[1:]] == before[1:]
+        (trips,) = other.fingerprint(tables[0])
+        assert trips[0] == before[0][0][0]  # one month was loaded anew, with another time of loading
+        assert runs.items() <= other.history().items()
+        assert httpx.get(f"{other.files_url}/reports/report.html", trust_env=False).status_code == 200
+        owners = other.compose("exec", "-T", "analytics", "stat", "-c", "%u", "/data/files/analytics/requests").stdout
+        assert owners.split() == ["10001"]
+    finally:
+        other.compose("--profile", "tools", "down", "--volumes", "--remove-orphans")
