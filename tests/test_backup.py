@@ -60,8 +60,9 @@ def locked(platform: Platform, name: str) -> Iterator[None]:
         connection.close()
 
 
-def waits_for_a_lock(platform: Platform) -> bool:
-    return bool(platform.postgres("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+def waiting(platform: Platform) -> int:
+    """How many sessions wait for a lock that another one holds."""
+    return len(platform.postgres("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
 
 
 def bi_tables(platform: Platform) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def before(sample: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("backups")
     with locked(sample, "lake:ingestion.raw.taxi_trips"):
         under_way = sample.launch_month(CUT_OFF)
-        wait_for(lambda: waits_for_a_lock(sample), "the run to reach its table")
+        wait_for(lambda: waiting(sample), "the run to reach its table")
         runs = finished_runs(sample)
         bi, files = bi_tables(sample), files_of(sample.home, set(runs))
         months = sample.materialized_at("raw/taxi_trips", MONTHS)
@@ -285,7 +286,7 @@ def test_an_interrupted_restore_is_no_platform_until_it_is_repeated(before: Befo
 def test_an_interrupted_backup_leaves_nothing_or_a_draft_that_the_next_one_removes(
     sample: Platform, tmp_path: Path
 ) -> None:
-    def begin() -> "subprocess.Popen[str]":
+    def begin(others: int) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [CODELOC, "backup", str(tmp_path), "--home", str(sample.home)],
             stdout=subprocess.PIPE,
@@ -293,14 +294,14 @@ def test_an_interrupted_backup_leaves_nothing_or_a_draft_that_the_next_one_remov
             text=True,
             env=environment(),
         )
-        wait_for(lambda: waits_for_a_lock(sample), "the backup to wait for whoever removes files")
+        wait_for(lambda: waiting(sample) > others, "the backup to wait for whoever removes files")
         return process
 
     def drafts() -> list[Path]:
         return list(tmp_path.glob(".codeloc-backup-*.part"))
 
     with locked(sample, BACKUP_LOCK):
-        interrupted = begin()
+        interrupted = begin(0)
         assert len(drafts()) == 1
         beside = sample.codeloc("backup", str(tmp_path))
         assert beside.returncode == 1
@@ -309,8 +310,8 @@ def test_an_interrupted_backup_leaves_nothing_or_a_draft_that_the_next_one_remov
         interrupted.communicate(timeout=60)
         assert interrupted.returncode == 130
         assert drafts() == []
-        wait_for(lambda: not waits_for_a_lock(sample), "its psql to end")
-        killed = begin()
+        # A server notices that somebody left only once it has an answer for him.
+        killed = begin(waiting(sample))
         killed.kill()
         killed.communicate(timeout=60)
         assert len(drafts()) == 1
