@@ -15,8 +15,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from conftest import CODELOC, LOCATIONS, Platform, environment, free_port, start, wait_for
+from conftest import CODELOC, LOCATIONS, ROOT, Platform, environment, free_port, start, wait_for
 
+HOST_PYTHON = str(ROOT / "host" / ".venv" / "bin" / "python")
 CUT_OFF = "2023-01-01|green"
 MONTHS = [f"2023-0{month}-01|{service}" for month in (1, 2, 3) for service in ("green", "yellow")]
 # As `codeloc.dumps.BACKUP_LOCK` documents it for whoever removes files of lakes.
@@ -66,10 +67,13 @@ def waiting(platform: Platform) -> int:
 
 
 def bi_tables(platform: Platform) -> dict[str, Any]:
+    """Number of rows and a hash of each table for BI tools, but for when the month in question was loaded."""
     found = {}
     for (name,) in platform.postgres("SELECT tablename FROM pg_tables WHERE schemaname = 'marts'"):
-        rows = "string_agg(t::text, E'\\n' ORDER BY t::text)"
-        (found[name],) = platform.postgres(f"SELECT count(*), md5({rows}) FROM marts.{name} AS t")
+        # It alone tells when a month was loaded, and the run that is cut off loads its month again.
+        rows = "(to_jsonb(t) - 'loaded_at')::text" if name == "load_quality" else "t::text"
+        statement = f"SELECT count(*), md5(string_agg({rows}, E'\\n' ORDER BY {rows})) FROM marts.{name} AS t"
+        (found[name],) = platform.postgres(statement)
     return found
 
 
@@ -155,15 +159,20 @@ def test_files_reports_and_output_are_those_of_the_moment(restored: Platform, be
 
 
 def test_no_password_is_in_a_backup(sample: Platform, before: Before) -> None:
-    secrets = json.loads((sample.home / "secrets.json").read_text()).values()
+    secrets = list(json.loads((sample.home / "secrets.json").read_text()).values())
+    assert secrets
     for file in before.backup.rglob("*"):
         if file.is_file():
             content = file.read_bytes()
             assert not any(secret.encode() in content for secret in secrets), file
-    script = subprocess.run(
-        ["grep", "-rl", "SCRAM-SHA-256", str(before.backup)], capture_output=True, text=True, check=False
-    )
-    assert script.stdout == ""
+    asked = "from codeloc import postgres; print(postgres.programs())"
+    programs = subprocess.run([HOST_PYTHON, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+    for dump in before.backup.glob("*.dump"):
+        script = subprocess.run(
+            [f"{programs}/pg_restore", "-f", "-", str(dump)], capture_output=True, text=True, check=True
+        ).stdout
+        assert "COPY " in script
+        assert not any(text in script for text in (*secrets, "SCRAM-SHA-256", "PASSWORD")), dump
 
 
 def test_the_restored_platform_goes_on_where_the_backup_was_taken(

@@ -185,11 +185,12 @@ class ComposeTarget:
 
     def begin(self, restoring: Restoring, say: Say) -> None:
         """Stop everything but Postgres, mark the platform as half of one, and make its roles and databases."""
-        say("stopping the services")
         services = self._compose.with_words("ps", "--status", "running", "--services").run().split()
         others = [service for service in services if service != "postgres"]
         if others:
+            say(f"stopping {', '.join(others)}")
             self._compose.with_words("stop", *others).run()
+        say("making roles and databases")
         self._once("init", "begin-restore").run(json.dumps(asdict(restoring)))
 
     def end(self, restoring: Restoring, _state: State) -> None:
