@@ -1,9 +1,11 @@
+import hashlib
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from codeloc.commands import Command
 from codeloc.errors import CodelocError
 from codeloc.home import Home, Restoring, State
 from codeloc.platform import Platform
-from codeloc.targets import LocalTarget
+from codeloc.targets import ComposeTarget, LocalTarget
 
 
 def places(folder: Path) -> Places:
@@ -123,9 +125,6 @@ def test_a_setting_that_older_servers_lack_is_left_out_of_a_script_and_nothing_e
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     """A backup, as far as reading it goes."""
-    import hashlib
-    from datetime import UTC, datetime
-
     folder = tmp_path / "20260101T000000Z"
     files = []
     for path in ("dagster.dump", "warehouse.dump", "home/lakes/ingestion/a.parquet"):
@@ -224,3 +223,9 @@ def test_half_a_platform_does_not_start_and_says_which_restore_to_repeat(tmp_pat
     Restoring("/mnt/backups/one of them", "1.13.27").end(home, State(source="tlc"))
     assert Restoring.load(home) is None
     assert State.load(home) == State(source="tlc", dagster_version="1.13.27 (restored)")
+
+
+def test_compose_without_docker_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CodelocError, match="no `docker` on PATH"):
+        ComposeTarget()
