@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import yaml
 
-from conftest import LOCATIONS, ROOT, Platform, environment, free_port
+from conftest import CODELOC, LOCATIONS, ROOT, Platform, environment, free_port
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -41,9 +41,9 @@ def docker(*arguments: str, given: str | None = None) -> str:
 class Deployment(Platform):
     """The platform in containers, under a project and on ports of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "test") -> None:
         super().__init__(folder, free_port())
-        self.project = f"taxi-test-{os.getpid()}"
+        self.project = f"taxi-{name}-{os.getpid()}"
         self.password = secrets.token_urlsafe(12)
         self.login = self.admin = ("admin", self.password)
         self.settings = folder / "deployment.env"
@@ -70,6 +70,34 @@ class Deployment(Platform):
         )
         assert done.returncode == 0 or not check, f"{done.stdout}\n{done.stderr}"
         return done
+
+    def codeloc_compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A `codeloc` command for this deployment."""
+        variables = {"COMPOSE_PROJECT_NAME": self.project, "COMPOSE_ENV_FILES": str(self.settings)}
+        return subprocess.run(
+            [CODELOC, *arguments, "--compose"],
+            cwd=self.home,
+            env=environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=540,
+            check=False,
+        )
+
+    def history(self) -> dict[str, str]:
+        """Status and number of events of each run that has ended, and of each other run its status."""
+        query = (
+            "SELECT run_id, status || ' ' || (SELECT count(*) FROM event_logs WHERE event_logs.run_id = runs.run_id)"
+            " FROM runs WHERE status IN ('SUCCESS', 'FAILURE', 'CANCELED')"
+        )
+        rows = self.compose("exec", "-T", "postgres", "psql", "-U", "postgres", "-At", "-d", "dagster", "-c", query)
+        return dict(row.split("|") for row in rows.stdout.splitlines())
+
+    def ended(self, run: str) -> bool:
+        """Whether a run, or the retry that took its place, has succeeded."""
+        found = self.run(run)
+        retry = found["tags"].get("dagster/auto_retry_run_id")
+        return found["status"] == "SUCCESS" or (retry is not None and self.ended(retry))
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """What the engine knows of each service's container."""

@@ -11,7 +11,7 @@ import yaml
 from counting import count_file, month_of, trips_per_week
 from deployment import COMPOSE, ONE_SHOT, SERVERS, SERVICES, Deployment, docker
 
-from conftest import LOCATIONS, ROOT
+from conftest import LOCATIONS, ROOT, wait_for
 
 # -- what the files promise -----------------------------------------------------------------------
 
@@ -51,8 +51,19 @@ def test_a_services_settings_are_mounted_by_nobody_else() -> None:
 def test_a_lake_is_written_by_its_own_location_only(location: str) -> None:
     lake = f"lake-{location}"
     mounts = {service: volumes(service)[lake] for service in SERVICES if lake in volumes(service)}
+    del mounts["archive"]
     assert mounts.pop(location) == f"/data/lakes/{location}"
     assert all(target == f"/data/lakes/{location}:ro" for target in mounts.values())
+
+
+def test_archive_has_every_volume_that_a_backup_is_made_of_and_nothing_else() -> None:
+    kept = {volume for volume in COMPOSE["volumes"] if volume.startswith(("lake-", "files-")) or volume == "reports"}
+    assert volumes("archive").keys() == kept | {"dagster"}
+    assert SERVICES["archive"]["network_mode"] == "none"
+    assert SERVICES["archive"]["profiles"] == ["tools"]
+    for location in LOCATIONS:
+        for volume in (f"lake-{location}", f"files-{location}"):
+            assert volumes("archive")[volume] == volumes(location)[volume]
 
 
 @pytest.mark.parametrize("variable", ["POSTGRES_PASSWORD", "ADMIN_PASSWORD"])
@@ -275,3 +286,41 @@ def test_nothing_is_lost_when_everything_is_restarted_or_made_anew(deployed: Dep
         assert " 0 runs " in again
         report = httpx.get(f"{deployed.url}/reports/report.html", auth=deployed.login, trust_env=False)
         assert report.status_code == 200
+
+
+@pytest.mark.docker
+def test_a_backup_of_containers_is_restored_into_others_while_the_first_go_on(
+    deployed: Deployment, tmp_path: Path
+) -> None:
+    tables = ("ingestion.raw.taxi_trips", "ingestion.raw.taxi_zones", "marts.trips_by_week")
+    before = [deployed.fingerprint(table) for table in tables]
+    runs = deployed.history()
+    run = deployed.launch_month("2023-01-01|green")
+    made = deployed.codeloc_compose("backup", str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    refused = deployed.codeloc_compose("restore", str(next(tmp_path.glob("2*"))))
+    assert refused.returncode == 1
+    assert "empty platform only" in refused.stderr
+    assert "docker compose down --volumes" in refused.stderr
+    assert deployed.finished(run) == "SUCCESS"
+
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = Deployment(folder, "restored")
+    try:
+        restored = other.codeloc_compose("restore", str(next(tmp_path.glob("2*"))))
+        assert restored.returncode == 0, restored.stderr
+        assert "Restored and compared" in restored.stdout
+        other.compose("up", "--detach", "--wait")
+        other.assert_up()
+        wait_for(lambda: other.ended(run), "the run that the backup was taken in, or its retry")
+        assert [other.fingerprint(table) for table in tables[1:]] == before[1:]
+        (trips,) = other.fingerprint(tables[0])
+        assert trips[0] == before[0][0][0]  # one month was loaded anew, with another time of loading
+        assert runs.items() <= other.history().items()
+        report = httpx.get(f"{other.url}/reports/report.html", auth=other.login, trust_env=False)
+        assert report.status_code == 200
+        owners = other.compose("exec", "-T", "analytics", "stat", "-c", "%u", "/data/files/analytics/requests").stdout
+        assert owners.split() == ["10001"]
+    finally:
+        other.compose("--profile", "tools", "down", "--volumes", "--remove-orphans")

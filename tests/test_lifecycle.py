@@ -266,7 +266,9 @@ def test_doctor_tells_a_taken_port_and_a_wrong_setting(tmp_path: Path) -> None:
     assert "WAREHOUSE_THREADS" in wrong.stdout
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "bi", "sql", "logs", "reload", "test", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["up", "down", "status", "bi", "sql", "logs", "reload", "test", "doctor", "backup", "restore"]
+)
 def test_help_explains_each_command_with_an_example(command: str) -> None:
     shown = run_codeloc(command, "--help")
     assert shown.returncode == 0

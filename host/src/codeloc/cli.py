@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import psycopg2
 import typer
@@ -30,6 +30,9 @@ from codeloc.people import Role
 from codeloc.platform import Platform, default_signals, sync
 from codeloc.seeding import Loaded, fill
 from codeloc.workspace import location_named
+
+if TYPE_CHECKING:
+    from codeloc.targets import Target
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,6 +101,8 @@ def up(
     """
     platform = Platform(_home(home))
     started = not platform.supervisor.is_running()
+    if not started:
+        platform.require_complete()
     if started:
         broken = platform.start(source, port, _say)
     else:
@@ -143,6 +148,7 @@ def status(home: HomeOption = DEFAULT_HOME) -> None:
     if not platform.supervisor.is_running():
         console.print(f"The platform in {platform.home.path} is down. [bold]./codeloc up[/bold] starts it.")
         raise typer.Exit(3)
+    platform.require_complete()
     processes = platform.supervisor.processes()
     table = Table("process", "state", "", box=None, pad_edge=False)
     for process in processes:
@@ -342,6 +348,61 @@ def users_remove(name: NameArgument) -> None:
     console.print(f"[bold]{escape(name)}[/bold] can no longer log in.")
 
 
+ComposeOption = Annotated[
+    bool,
+    typer.Option("--compose", help="The platform in containers, as `docker compose` here knows it, instead of --home."),
+]
+
+
+@app.command(epilog="Example: ./codeloc backup /mnt/backups")
+def backup(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="Holds the backups; each is a folder in it, named by its time (UTC)."),
+    ],
+    compose: ComposeOption = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Keep databases, lakes, files, reports and run history of one moment, while the platform goes on.
+
+    Not in it: passwords and settings, and files of lakes on S3. An interrupted backup leaves nothing behind.
+    """
+    from codeloc.backup import make_backup
+
+    with _progress() as progress:
+        made, manifest = make_backup(_target(compose, home), _absolute(folder), _say, _percent(progress))
+    console.print(f"[bold]Backup[/bold]  {escape(str(made))}", soft_wrap=True)
+    console.print(f"        {manifest.in_words()}", soft_wrap=True)
+
+
+@app.command(epilog="Example: ./codeloc restore /mnt/backups/20260131T020000Z --home ~/restored")
+def restore(
+    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="A folder that `backup` made.")],
+    compose: ComposeOption = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Restore a backup into an empty platform, and compare every table and every file with it.
+
+    A backup of a platform on a machine can be restored into one in containers, and the other way round.
+    """
+    from codeloc.backup import restore as restore_backup
+
+    target = _target(compose, home)
+    with _progress() as progress:
+        manifest = restore_backup(target, _absolute(backup), _say, _percent(progress))
+    console.print(
+        f"[green]Restored and compared[/green]: {manifest.in_words()}, as they were at"
+        f" {manifest.made:%Y-%m-%d %H:%M:%S} UTC.",
+        soft_wrap=True,
+    )
+    if manifest.not_copied:
+        console.print(
+            f"Not compared: {len(manifest.not_copied):,} files of lakes, which are at {manifest.lakes_on_s3}.",
+            soft_wrap=True,
+        )
+    console.print(f"[bold]{escape(target.how_to_go_on)}[/bold] goes on from there.", soft_wrap=True)
+
+
 @app.command(name="test", epilog="Example: ./codeloc test ingestion")
 def run_tests(
     packages: Annotated[
@@ -389,7 +450,21 @@ def doctor(home: HomeOption = DEFAULT_HOME) -> None:
 
 
 def _home(path: Path) -> Home:
-    return Home(path.expanduser().resolve())
+    return Home(_absolute(path))
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().resolve()
+
+
+def _target(compose: bool, home: Path) -> "Target":
+    from codeloc.targets import ComposeTarget, LocalTarget
+
+    if not compose:
+        return LocalTarget(Platform(_home(home)))
+    if home != DEFAULT_HOME:
+        raise CodelocError("--compose and --home: a platform is either in containers or in a folder")
+    return ComposeTarget()
 
 
 def _password() -> str:
@@ -430,6 +505,16 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("")
         yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total or None)
+
+
+def _percent(progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+    """Bytes as percents; where each change is a line, as quarters."""
+    step = 1 if console.is_terminal else 25
+
+    def report(text: str, done: int, total: int) -> None:
+        progress(text, 100 * done // max(total, 1) // step * step, 100)
+
+    return report
 
 
 def _refuse_changes(platform: Platform, source: str | None, port: int | None) -> None:

@@ -5,7 +5,9 @@ when a person asks for it.
 """
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import psycopg2
@@ -13,7 +15,7 @@ import psycopg2
 from codeloc import postgres, seed
 from codeloc.errors import CodelocError
 from codeloc.graphql import Webserver
-from codeloc.home import ROOT, Home, State, exports, passwords, write_whole
+from codeloc.home import ROOT, Home, Restoring, State, exports, passwords, write_whole
 from codeloc.instance import prepare_storage
 from codeloc.people import ADMIN, People, Role, SetBy, require_password
 from codeloc.platform import wait_until
@@ -44,8 +46,14 @@ def prepare() -> None:
     Raises
     ------
     CodelocError
-        A setting is wrong, or Postgres does not let us in.
+        A setting is wrong, Postgres does not let us in, or a restore did not come to its end.
     """
+    if restoring := Restoring.load(HOME):
+        raise restoring.error("./codeloc restore --compose")
+    _prepare()
+
+
+def _prepare() -> None:
     settings, found = load_settings(), locations()
     if settings.admin_password is None:
         raise CodelocError("ADMIN_PASSWORD is not set: docker-compose.yml has it from .env")
@@ -74,6 +82,26 @@ def prepare() -> None:
     prepare_storage(dagster | {"DAGSTER_HOME": str(SETTINGS / HOST)}, pools(), state, _say)
     state.save(HOME)
     _say("roles, databases, storage and settings are as they should be")
+
+
+def tell_restoring() -> None:
+    """Print which restore was interrupted, as JSON; null: none."""
+    restoring = Restoring.load(HOME)
+    _say(json.dumps(asdict(restoring) if restoring else None))
+
+
+def begin_restore() -> None:
+    """Mark the platform as half of one, and make its roles and databases; the backup is told as JSON."""
+    Restoring(**json.loads(sys.stdin.readline())).begin(HOME)
+    _prepare()
+
+
+def end_restore() -> None:
+    """Take the mark off."""
+    restoring = Restoring.load(HOME)
+    if restoring is None:
+        raise CodelocError("no restore is under way")
+    restoring.end(HOME, State.load(HOME))
 
 
 def load_seed() -> None:
@@ -180,7 +208,14 @@ def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="python -m codeloc.deployment", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    alone = {"prepare": prepare, "seed": load_seed}
+    alone = {
+        "prepare": prepare,
+        "seed": load_seed,
+        # `codeloc restore --compose` runs these.
+        "restoring": tell_restoring,
+        "begin-restore": begin_restore,
+        "end-restore": end_restore,
+    }
     for command in alone:
         commands.add_parser(command)
     actions = commands.add_parser("people").add_subparsers(dest="action", required=True)

@@ -68,6 +68,11 @@ class Home:
         """Where DuckDB puts what does not fit into memory."""
         return self.path / "spill"
 
+    @property
+    def restoring(self) -> Path:
+        """There while a backup is being restored, and for as long as an interrupted restore is not repeated."""
+        return self.path / "restoring.json"
+
     def location_files(self, location: str) -> Path:
         """Files that one location keeps outside the warehouse."""
         return self.path / "files" / location
@@ -109,6 +114,46 @@ class State:
     def save(self, home: Home) -> None:
         """Remember this, whole or not at all."""
         write_whole(_state_file(home), json.dumps(asdict(self), indent=2))
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """A backup that is being restored into a home: its path, and the versions that it is of.
+
+    Attributes
+    ----------
+    dagster_version
+        Whose storage it holds.
+    """
+
+    backup: str
+    dagster_version: str
+
+    @classmethod
+    def load(cls, home: Home) -> "Restoring | None":
+        """The restore that is under way or was interrupted."""
+        try:
+            return cls(**json.loads(home.restoring.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def error(self, again: str) -> CodelocError:
+        """What whoever needs a whole platform is told; `again` is the command that restores, without the backup."""
+        return CodelocError(
+            f"the restore of {self.backup} did not come to its end, and this is half a platform. Repeat it, which"
+            f" begins anew: {again} {shlex.quote(self.backup)}"
+        )
+
+    def begin(self, home: Home) -> None:
+        """From here on the platform counts as half of one."""
+        write_whole(home.restoring, json.dumps(asdict(self), indent=2))
+
+    def end(self, home: Home, state: State) -> None:
+        """The platform is whole, but for its storage: that is brought to this version of Dagster at the next start."""
+        # Never that of this version, even if the backup says so: it was made of a storage that may wait for an update.
+        state.dagster_version = f"{self.dagster_version} (restored)"
+        state.save(home)
+        home.restoring.unlink()
 
 
 def passwords(home: Home, roles: list[str], given: dict[str, str]) -> dict[str, str]:

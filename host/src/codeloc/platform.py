@@ -21,7 +21,7 @@ from codeloc import postgres, seed
 from codeloc.environments import EnvironmentFailedError, is_current, make_environment
 from codeloc.errors import CodelocError
 from codeloc.graphql import LocationStatus, Webserver
-from codeloc.home import ROOT, Home, State, passwords, save_reader
+from codeloc.home import ROOT, Home, Restoring, State, passwords, save_reader
 from codeloc.instance import prepare_storage, render_dagster_yaml, settle_runs
 from codeloc.settings import Settings, database_passwords, inherited_environment, load_settings
 from codeloc.supervision import Program, Supervisor
@@ -104,6 +104,8 @@ class Platform:
         self.settings  # noqa: B018
         bi_schemas()
         with self.exclusive():
+            if restoring := Restoring.load(self.home):
+                raise restoring.error(f"./codeloc restore --home {self.home.path}")
             try:
                 return self._start(source, port, say)
             except BaseException as error:
@@ -132,8 +134,7 @@ class Platform:
             say("starting Postgres")
             self.supervisor.start_program("postgres")
         self._wait_for_postgres(server)
-        owner = None if self._embedded else f"{socket.gethostname()}:{self.home.path}"
-        postgres.provision(server, [location.name for location in self.locations], secrets, bi_schemas(), owner)
+        self.provision(server)
         dagster = self._dagster(server, secrets)
         prepare_storage(dagster, pools(), self.state, say)
         settle_runs(dagster, say)
@@ -150,6 +151,64 @@ class Platform:
         self.supervisor.start_program("daemon")
         self._wait_for_daemon(started)
         return broken
+
+    def provision(self, server: postgres.Server) -> None:
+        """Bring roles, databases and schemas to what they should be; safe to repeat."""
+        owner = None if self._embedded else f"{socket.gethostname()}:{self.home.path}"
+        secrets = passwords(self.home, roles(self.locations), self._given_passwords())
+        postgres.provision(server, [location.name for location in self.locations], secrets, bi_schemas(), owner)
+
+    @contextmanager
+    def database(self, say: Say) -> Iterator[postgres.Server]:
+        """Postgres without the rest of the platform, which is down; the embedded one is stopped again afterwards.
+
+        Raises
+        ------
+        CodelocError
+            The platform is up, or Postgres does not come up.
+        """
+        with self.exclusive():
+            if self.supervisor.is_running() and self._is_complete():
+                raise CodelocError(f"the platform in {self.home.path} is up: ./codeloc down first")
+            # A backup or restore that was killed may have left its Postgres: one at work would hold the lock.
+            self._stop(say)
+            kept = self.state.ports.get("postgres", 0)
+            self.state.ports["postgres"] = kept if kept and is_free(kept) else _free_port(set())
+            secrets = passwords(self.home, roles(self.locations), self._given_passwords())
+            server = self._server(secrets)
+            try:
+                if self._embedded:
+                    postgres.initialize(self.home, secrets["postgres"], say)
+                    say("starting Postgres")
+                    environment = inherited_environment() | {MARK: str(self.home.path)}
+                    self.supervisor.start([self._postgres_program()], environment)
+                    self.supervisor.start_program("postgres")
+                self._wait_for_postgres(server)
+                yield server
+            finally:
+                self._stop(say)
+
+    @property
+    def running_server(self) -> postgres.Server:
+        """The Postgres of the platform that is up."""
+        return self._server(passwords(self.home, roles(self.locations), self._given_passwords()))
+
+    def require_complete(self) -> None:
+        """See that what runs is the platform, not Postgres alone.
+
+        Raises
+        ------
+        CodelocError
+            It is Postgres alone: a backup or restore is under way, or was killed.
+        """
+        if not self._is_complete():
+            raise CodelocError(
+                f"a backup or restore of the platform in {self.home.path} is under way: wait for its end; or, if it"
+                " was killed, ./codeloc down first"
+            )
+
+    def _is_complete(self) -> bool:
+        return "webserver" in (process.name for process in self.supervisor.processes())
 
     def _choose_ports(self, port: int | None, say: Say) -> None:
         wanted = port or self.wanted_port()
@@ -247,11 +306,7 @@ class Platform:
         ports = self.state.ports
         programs = []
         if self._embedded:
-            command = postgres.command(self.home, ports["postgres"])
-            programs.append(
-                # INT is Postgres's fast shutdown; TERM would wait for every client to leave.
-                Program("postgres", command, {}, stop_seconds=60, stop_signal="INT", user=postgres.system_user())
-            )
+            programs.append(self._postgres_program())
         serve = f"-m uvicorn codeloc.files:app --host 127.0.0.1 --port {ports['files']} --log-level warning"
         programs.append(Program("files", [python, *serve.split()], {"CODELOC_SERVED": str(self.home.served)}))
         for location in self.locations:
@@ -268,6 +323,11 @@ class Platform:
         programs.append(Program("webserver", [python, *serve.split(), "-w", workspace], host))
         programs.append(Program("daemon", [python, "-m", "codeloc.daemon", "run", "-w", workspace], host))
         return programs
+
+    def _postgres_program(self) -> Program:
+        command = postgres.command(self.home, self.state.ports["postgres"])
+        # INT is Postgres's fast shutdown; TERM would wait for every client to leave.
+        return Program("postgres", command, {}, stop_seconds=60, stop_signal="INT", user=postgres.system_user())
 
     def location_environment(
         self, location: Location, server: postgres.Server, secrets: dict[str, str]

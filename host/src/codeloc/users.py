@@ -36,8 +36,7 @@ def remove(name: str) -> None:
 
 def _people(*arguments: str, password: str = "") -> str:
     # Over standard input: arguments are seen by everybody on the machine.
-    command = ["python", "-m", "codeloc.deployment", "people", *arguments]
-    return _compose("run", "--rm", "--no-deps", "-T", "init", *command, given=f"{password}\n")
+    return _compose("run", "--rm", "--no-deps", "-T", "init", "people", *arguments, given=f"{password}\n")
 
 
 def _take_over() -> None:
