@@ -27,6 +27,9 @@ from playwright.sync_api import Browser, sync_playwright
 if TYPE_CHECKING:
     from deployment import Deployment
 
+# Its assertions say what was found, as those of the tests do.
+pytest.register_assert_rewrite("deployment")
+
 ROOT = Path(__file__).resolve().parents[1]
 CODELOC = str(ROOT / "codeloc")
 LOCATIONS = [

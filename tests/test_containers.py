@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from deployment import Deployment, docker
+from deployment import Deployment, docker, is_well
 
 from conftest import FINAL, LOCATIONS, wait_for
 
@@ -113,7 +113,7 @@ def kill(deployed: Deployment, service: str) -> None:
 
     def is_back() -> bool:
         state = deployed.containers()[service]["State"]
-        return bool(state["StartedAt"] > killed["State"]["StartedAt"] and state["Health"]["Status"] == "healthy")
+        return bool(state["StartedAt"] > killed["State"]["StartedAt"]) and is_well(state)
 
     wait_for(is_back, f"{service} to come back")
 
