@@ -244,7 +244,8 @@ class Deployment(Platform):
         found = self.containers()
         assert {name: found[name]["State"]["Health"]["Status"] for name in SERVERS} == dict.fromkeys(SERVERS, "healthy")
         assert {name: found[name]["State"]["ExitCode"] for name in ONE_SHOT} == dict.fromkeys(ONE_SHOT, 0)
-        assert self.loaded_locations() == dict.fromkeys(LOCATIONS, True)
+        # The webserver is healthy without them: it may have looked for one a moment before that one listened.
+        wait_for(lambda: self.loaded_locations() == dict.fromkeys(LOCATIONS, True), "the locations to be loaded")
 
 
 @pytest.fixture(scope="module")
