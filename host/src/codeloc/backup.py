@@ -138,12 +138,10 @@ def make_backup(target: Target, folder: Path, say: Say, progress: Progress) -> t
         for left in folder.glob(f"{_DRAFT}*.part"):
             say(f"removing {left.name}, which an interrupted backup left")
             shutil.rmtree(left)
-        made = datetime.now(UTC)
-        whole = folder / made.strftime("%Y%m%dT%H%M%SZ")
-        draft = folder / f"{_DRAFT}{whole.name}.part"
+        draft = folder / f"{_DRAFT}{os.getpid()}.part"
         try:
             draft.mkdir(mode=0o700)
-            manifest = _fill(target, draft, made, say, progress)
+            manifest = _fill(target, draft, say, progress)
             text = manifest.model_dump_json(indent=1).encode()
             (draft / MANIFEST).write_bytes(text)
             (draft / MANIFEST_CHECKSUM).write_text(
@@ -151,7 +149,7 @@ def make_backup(target: Target, folder: Path, say: Say, progress: Progress) -> t
             )
             # Before the name says that all is there.
             os.sync()
-            draft.rename(whole)
+            whole = draft.rename(folder / manifest.made.strftime("%Y%m%dT%H%M%SZ"))
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -162,9 +160,10 @@ def make_backup(target: Target, folder: Path, say: Say, progress: Progress) -> t
     return whole, manifest
 
 
-def _fill(target: Target, draft: Path, made: datetime, say: Say, progress: Progress) -> Manifest:
+def _fill(target: Target, draft: Path, say: Say, progress: Progress) -> Manifest:
     psql = target.program("psql")
     with dumps.moment(psql) as seen:
+        made = datetime.now(UTC)
         say("dumping the databases")
         kept = [_dump(target, database, snapshot, draft) for database, (_, snapshot) in seen.items()]
         databases = {

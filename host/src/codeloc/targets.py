@@ -113,7 +113,7 @@ class LocalTarget:
     @property
     def how_to_empty(self) -> str:
         """How a person gets an empty platform."""
-        return "restore into another folder with --home, or ./codeloc down and move this one away"
+        return "restore into another folder with --home (and another server, where POSTGRES_HOST is set)"
 
     @property
     def how_to_go_on(self) -> str:
