@@ -119,6 +119,7 @@ def test_only_the_gate_has_the_engines_socket_and_it_has_no_network() -> None:
 def test_a_locations_runs_have_its_image_and_a_limit(location: str) -> None:
     assert SERVICES[location]["environment"]["DAGSTER_CURRENT_IMAGE"] == SERVICES[location]["image"]
     assert SERVICES[location]["labels"]["codeloc.run.memory"]
+    assert SERVICES[location]["labels"]["codeloc.run.scratch"] in SERVICES[location]["tmpfs"]
 
 
 @pytest.mark.parametrize("service", SERVERS)

@@ -97,6 +97,7 @@ def test_a_run_has_what_its_service_has_and_no_more() -> None:
                 "com.docker.compose.config-hash": "0123",
                 "com.docker.compose.container-number": "1",
                 "codeloc.run.memory": "4g",
+                "codeloc.run.scratch": "/data/spill",
             },
         },
         "HostConfig": {
@@ -104,13 +105,13 @@ def test_a_run_has_what_its_service_has_and_no_more() -> None:
             "ReadonlyRootfs": True,
             "NetworkMode": "taxi_platform",
             "Memory": 1024**3,
+            "Tmpfs": {"/tmp": "", "/data/spill": ""},  # noqa: S108
             "RestartPolicy": {"Name": "unless-stopped"},
             "PortBindings": {"4000/tcp": [{"HostPort": "4000"}]},
         },
         "Mounts": [
             {"Type": "volume", "Name": "taxi_lake", "Source": "/v", "Destination": "/data/lake", "RW": True},
             {"Type": "volume", "Name": "taxi_settings", "Source": "/v", "Destination": "/settings", "RW": False},
-            {"Type": "volume", "Name": "a" * 64, "Source": "/v", "Destination": "/data/spill", "RW": True},
             {"Type": "bind", "Source": "/srv/tlc", "Destination": "/tlc", "RW": False},
         ],
     }
@@ -120,6 +121,7 @@ def test_a_run_has_what_its_service_has_and_no_more() -> None:
     assert (host["Memory"], host["MemorySwap"]) == (4 * 1024**3, 4 * 1024**3)
     assert (host["NetworkMode"], host["CapDrop"], host["ReadonlyRootfs"]) == ("taxi_platform", ["ALL"], True)
     assert host["AutoRemove"] is True
+    assert host["Tmpfs"] == {"/tmp": ""}  # noqa: S108
     assert not {"RestartPolicy", "PortBindings", "Privileged"} & host.keys()
     assert made == {
         "Image": "taxi-ingestion:dev",
@@ -134,6 +136,6 @@ def test_a_run_has_what_its_service_has_and_no_more() -> None:
             "com.docker.compose.oneoff": "True",
         },
         "StopTimeout": 30,
-        # A spill folder of its own, removed with it.
+        # Of its own, removed with it.
         "Volumes": {"/data/spill": {}},
     }

@@ -45,8 +45,10 @@ ONE_OFF = "com.docker.compose.oneoff"
 CONFIG_HASH = "com.docker.compose.config-hash"
 RUN_ID = "dagster/run_id"
 JOB_NAME = "dagster/job_name"
-# Of a location's service: the memory one of its runs may take, for example 4g.
+# Of a location's service: the memory one of its runs may take, for example 4g, and where each has a disk volume of its
+# own, which goes with it.
 RUN_MEMORY = "codeloc.run.memory"
+RUN_SCRATCH = "codeloc.run.scratch"
 
 # Seconds a run has to clean up when it is canceled.
 STOP_TIMEOUT = 30
@@ -63,9 +65,7 @@ _CONFINEMENT = (
     "ReadonlyRootfs",
     "SecurityOpt",
     "ShmSize",
-    "Tmpfs",
 )
-_ANONYMOUS = re.compile("[0-9a-f]{64}")
 _RUN_ID = re.compile("[0-9a-f-]{36}")
 # The launcher never uses a name.
 _CONTAINER_ID = re.compile("[0-9a-f]{64}")
@@ -144,9 +144,7 @@ def twin(asked: AskedContainer, service: dict[str, Any], image_variables: list[s
         What the service's image sets. The run's image, which may be another version, sets its own.
     """
     config, host = service["Config"], service["HostConfig"]
-    named = [mount for mount in service["Mounts"] if not _ANONYMOUS.fullmatch(mount.get("Name", ""))]
-    own = [mount["Destination"] for mount in service["Mounts"] if mount not in named]
-    memory = parse_bytes(config["Labels"][RUN_MEMORY]) if RUN_MEMORY in config["Labels"] else host["Memory"]
+    memory, scratch = parse_bytes(config["Labels"][RUN_MEMORY]), config["Labels"][RUN_SCRATCH]
     return {
         "Image": asked.Image,
         "Cmd": asked.Cmd,
@@ -158,17 +156,18 @@ def twin(asked: AskedContainer, service: dict[str, Any], image_variables: list[s
             ONE_OFF: "True",
         },
         "StopTimeout": STOP_TIMEOUT,
-        "Volumes": {destination: {} for destination in own},
+        "Volumes": {scratch: {}},
         "HostConfig": {
             **{name: host.get(name) for name in _CONFINEMENT},
             "AutoRemove": True,
             "Binds": [
                 f"{mount.get('Name') or mount['Source']}:{mount['Destination']}:{'rw' if mount['RW'] else 'ro'}"
-                for mount in named
+                for mount in service["Mounts"]
                 if mount["Type"] in ("volume", "bind")
             ],
             "Memory": memory,
             "MemorySwap": memory,
+            "Tmpfs": {place: options for place, options in (host["Tmpfs"] or {}).items() if place != scratch},
         },
     }
 
@@ -208,11 +207,14 @@ class Engine:
             The image is no location's, or the location is not up: then the deployment is being stopped.
         """
         wanted, known = repository(image), {location.name for location in locations()}
-        labels = [f"{PROJECT}={self._project}", f"{ONE_OFF}=False"]
-        listed = await self._ask("/containers/json", filters=json.dumps({"label": labels, "status": ["running"]}))
+        ours = {"label": [f"{PROJECT}={self._project}", f"{ONE_OFF}=False"], "status": ["running"]}
+        listed = await self._ask("/containers/json", filters=json.dumps(ours))
         for container in listed.json():
             found = (await self._ask(f"/containers/{container['Id']}/json")).json()
-            if found["Config"]["Labels"][SERVICE] in known and repository(found["Config"]["Image"]) == wanted:
+            labels = found["Config"]["Labels"]
+            if labels[SERVICE] in known and repository(found["Config"]["Image"]) == wanted:
+                if not labels.keys() >= {RUN_MEMORY, RUN_SCRATCH}:
+                    raise RefusedError(f"service '{labels[SERVICE]}' in docker-compose.yml is not made with *location")
                 made_from = (await self._ask(f"/images/{found['Image']}/json")).json()
                 return found, made_from["Config"]["Env"] or []
         raise RefusedError(f"'{image}' is not the image of a code location that is up in the project '{self._project}'")
