@@ -50,6 +50,15 @@ with warehouse.read() as connection:
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the tests of the deployment come last: once it is up, it takes its share of the machine to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("docker") is not None)
+    for item in items:
+        if item.get_closest_marker("docker"):
+            # The first of them builds the images and loads the sample.
+            item.add_marker(pytest.mark.timeout(1200))
+
+
 def run_codeloc(*arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does and return what it printed."""
     return subprocess.run(

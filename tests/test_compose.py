@@ -315,9 +315,7 @@ def test_a_backup_of_containers_is_restored_into_others_while_the_first_go_on(
         other.compose("up", "--detach", "--wait")
         other.assert_up()
         wait_for(lambda: other.ended(run), "the run that the backup was taken in, or its retry")
-        assert [other.fingerprint(table) for table in tables[1:]] == before[1:]
-        (trips,) = other.fingerprint(tables[0])
-        assert trips[0] == before[0][0][0]  # one month was loaded anew, with another time of loading
+        assert [other.fingerprint(table) for table in tables] == before
         assert runs.items() <= other.history().items()
         report = httpx.get(f"{other.url}/reports/report.html", auth=other.login, trust_env=False)
         assert report.status_code == 200

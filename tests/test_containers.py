@@ -11,7 +11,7 @@ from deployment import Deployment, docker, is_well
 
 from conftest import FINAL, LOCATIONS, wait_for
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.docker
 
 MONTH = "2023-02-01|green"
 TRIPS = "ingestion.raw.taxi_trips"
