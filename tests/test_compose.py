@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,31 @@ def test_another_password_than_the_volumes_is_refused_with_the_way_out(deployed:
     assert missing.returncode != 0
     assert "ADMIN_PASSWORD" in missing.stderr
     assert ".env" in missing.stderr
+
+
+@pytest.mark.docker
+def test_a_change_of_code_makes_its_own_image_anew_and_installs_nothing(deployed: Deployment, tmp_path: Path) -> None:
+    packages = ("host", *(f"locations/{name}" for name in LOCATIONS))
+    context = tmp_path / "repository"
+    for file in subprocess.run(
+        ["git", "ls-files", "--cached"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines():
+        if (ROOT / file).is_file():
+            (context / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, context / file)
+
+    def layers(package: str) -> list[str]:
+        image = docker("build", "--quiet", "--file", str(context / package / "Dockerfile"), str(context)).strip()
+        found: list[str] = json.loads(docker("inspect", image))[0]["RootFS"]["Layers"]
+        return found
+
+    before = {package: layers(package) for package in packages}
+    changed = context / "locations" / "analytics" / "src" / "analytics" / "definitions.py"
+    changed.write_text(changed.read_text(encoding="utf-8") + "\n# A change.\n", encoding="utf-8")
+    after = {package: layers(package) for package in packages}
+    assert {package for package in packages if after[package] != before[package]} == {"locations/analytics"}
+    # Its sources, and the two small ones that come after them.
+    assert after["locations/analytics"][:-3] == before["locations/analytics"][:-3]
 
 
 @pytest.mark.docker
