@@ -317,7 +317,6 @@ def test_nothing_is_lost_when_everything_is_restarted_or_made_anew(deployed: Dep
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(1200)  # a second deployment is started for it
 def test_a_backup_of_containers_is_restored_into_others_while_the_first_go_on(
     deployed: Deployment, tmp_path: Path
 ) -> None:
