@@ -126,8 +126,8 @@ class Deployment(Platform):
 
         `docker kill` would not do: what is stopped that way is not started again.
         """
-        with_the_machines_processes = ["--rm", "--pid", "host", "--user", "0", "--entrypoint", "kill"]
-        docker("run", *with_the_machines_processes, "taxi-test-host:dev", "-9", str(container["State"]["Pid"]))
+        among_the_machines_processes = ["--rm", "--pid", "host", "--user", "0", "--entrypoint", "sh"]
+        docker("run", *among_the_machines_processes, "taxi-test-host:dev", "-c", f"kill -9 {container['State']['Pid']}")
 
     def warehouse(self, query: str) -> list[list[Any]]:
         source_and_ask = '. /settings/service.env && exec python -c "$0"'
