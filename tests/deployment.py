@@ -54,6 +54,8 @@ class Deployment(Platform):
         self.settings = folder / "deployment.env"
         self.settings.write_text(
             f"ADMIN_PASSWORD={self.password}\nWEBSERVER_PORT={self.port}\nIMAGE_PREFIX=taxi-test\n"
+            # As .env.example has it.
+            "COMPOSE_REMOVE_ORPHANS=true\n"
         )
 
     @property
@@ -113,6 +115,11 @@ class Deployment(Platform):
             for found in json.loads(docker("inspect", *listed))
             if "dagster/run_id" not in found["Config"]["Labels"]
         }
+
+    def leftovers(self) -> str:
+        """Containers and networks of this deployment that the engine still knows."""
+        ours = ["--quiet", "--filter", f"label=com.docker.compose.project={self.project}"]
+        return docker("ps", "--all", *ours) + docker("network", "ls", *ours)
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """What the engine knows of each container that a run is in, by the run's id."""

@@ -302,21 +302,6 @@ def test_one_location_is_replaced_and_the_others_notice_nothing(deployed: Deploy
 
 
 @pytest.mark.docker
-def test_nothing_is_lost_when_everything_is_restarted_or_made_anew(deployed: Deployment) -> None:
-    tables = ("ingestion.raw.taxi_trips", "marts.trips_by_week")
-    before = [deployed.fingerprint(table) for table in tables]
-    for steps in ((["restart"], ["up", "--detach", "--wait"]), (["down"], ["up", "--detach", "--wait"])):
-        for step in steps:
-            deployed.compose(*step)
-        deployed.assert_up()
-        assert [deployed.fingerprint(table) for table in tables] == before
-        again = deployed.compose("run", "--rm", "seed").stdout
-        assert " 0 runs " in again
-        report = httpx.get(f"{deployed.url}/reports/report.html", auth=deployed.login, trust_env=False)
-        assert report.status_code == 200
-
-
-@pytest.mark.docker
 def test_a_backup_of_containers_is_restored_into_others_while_the_first_go_on(
     deployed: Deployment, tmp_path: Path
 ) -> None:

@@ -242,7 +242,7 @@ STATE = """{
 def canceled_backfill(deployed: Deployment) -> str:
     """One to cancel, to resume and to run again."""
     launched = deployed.graphql(
-        """mutation { launchPartitionBackfill(backfillParams: {assetSelection: [{path: ["raw", "taxi_trips_loads"]}],
+        """mutation { launchPartitionBackfill(backfillParams: {assetSelection: [{path: ["landing", "taxi_trips_file"]}],
             partitionNames: ["2023-01-01|green"]}) { __typename ... on LaunchBackfillSuccess { backfillId } } }"""
     )["launchPartitionBackfill"]
     backfill = str(launched["backfillId"])
