@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from dagster import Backoff, Failure, Jitter, RetryRequested
+from dagster import Failure, RetryRequested
 from ingestion import sample
-from ingestion.defs.common import PASSING_FAULTS, faults_of_the_source
+from ingestion.defs.common import faults_of_the_source
 from ingestion.defs.files import taxi_trips_file, taxi_zone_lookup_file, taxi_zones_file
 from ingestion.landing import LandingStore
 from ingestion.source import (
@@ -22,36 +22,36 @@ from conftest import Run, Source, failure, metadata, of_month, parquet
 KEYS = ["2023-01-01|green", "2023-02-01|green", "2023-03-01|green"]
 
 
-def test_passing_faults_are_retried_with_growing_waits() -> None:
-    for asset in (taxi_trips_file, taxi_zones_file, taxi_zone_lookup_file):
-        assert asset.op.retry_policy is PASSING_FAULTS
-    assert PASSING_FAULTS.max_retries == 4
-    assert (PASSING_FAULTS.backoff, PASSING_FAULTS.jitter) == (Backoff.EXPONENTIAL, Jitter.PLUS_MINUS)
-    waits = [2 * 2**attempt for attempt in range(PASSING_FAULTS.max_retries)]
-    for attempt, wait in enumerate(waits, start=1):
-        assert 0 <= PASSING_FAULTS.calculate_delay(attempt) <= 2 * wait
+@pytest.mark.parametrize("attempt", range(4))
+def test_passing_faults_are_tried_again_after_growing_waits(attempt: int) -> None:
+    fault = SourceUnavailableError("HTTP 503")
+    with pytest.raises(RetryRequested) as caught, faults_of_the_source(attempt):
+        raise fault
+    assert caught.value.__cause__ is fault
+    assert caught.value.max_retries == 4
+    # Two seconds, doubled each time, more or less.
+    assert caught.value.seconds_to_wait is not None
+    assert 0 <= caught.value.seconds_to_wait <= 2 * 2 * 2**attempt
 
 
 @pytest.mark.parametrize(("asked_for", "wait"), [(0, 0), (7, 7), (300, 300), (86_400, 300)])
 def test_a_wait_the_server_asks_for_is_kept_up_to_five_minutes(asked_for: int, wait: int) -> None:
-    with pytest.raises(RetryRequested) as caught, faults_of_the_source():
+    with pytest.raises(RetryRequested) as caught, faults_of_the_source(0):
         raise SourceUnavailableError("HTTP 429", asked_for)
     assert (caught.value.max_retries, caught.value.seconds_to_wait) == (4, wait)
 
 
-def test_other_passing_faults_are_left_to_the_policy() -> None:
-    fault = SourceUnavailableError("HTTP 503")
-    with pytest.raises(SourceUnavailableError) as caught, faults_of_the_source():
-        raise fault
-    assert caught.value is fault
-
-
 @pytest.mark.parametrize("kind", [SourceError, FileNotPublishedError, BadFileError])
 def test_lasting_faults_end_the_step(kind: type[SourceError]) -> None:
-    with pytest.raises(Failure) as caught, faults_of_the_source():
+    with pytest.raises(Failure) as caught, faults_of_the_source(0):
         raise kind("what happened")
     assert caught.value.description == "what happened"
     assert caught.value.allow_retries is False
+
+
+def test_no_asset_has_a_policy_that_would_try_again_what_was_canceled() -> None:
+    for asset in (taxi_trips_file, taxi_zones_file, taxi_zone_lookup_file):
+        assert asset.op.retry_policy is None
 
 
 def test_each_month_of_a_run_has_its_own_metadata(source: Source, landing: LandingStore, run: Run) -> None:

@@ -17,7 +17,7 @@ from dagster import (
 from taxi_shared.partitions import FILE_MONTHS
 from taxi_shared.previews import PREVIEW_ROWS, preview
 
-from ingestion.defs.common import OWNERS, PASSING_FAULTS, faults_of_the_source
+from ingestion.defs.common import OWNERS, faults_of_the_source
 from ingestion.defs.resources import TlcServer
 from ingestion.landing import LandingStore
 from ingestion.source import (
@@ -40,7 +40,6 @@ FIRST_MONTHS = {"yellow": "2011-01", "green": "2013-08"}
     kinds={"parquet"},
     partitions_def=FILE_MONTHS,
     backfill_policy=BackfillPolicy.single_run(),
-    retry_policy=PASSING_FAULTS,
     pool="tlc_server",
 )
 def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: LandingStore) -> None:
@@ -51,7 +50,7 @@ def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: Lan
     with open_client() as client:
         for key in context.partition_keys:
             file = TripFile.of_partition(key)
-            with faults_of_the_source():
+            with faults_of_the_source(context.retry_number):
                 try:
                     download, fetched = landing.update(client, tlc.trips(file), file.name, parquet_rows)
                 except FileNotPublishedError as error:
@@ -70,14 +69,14 @@ def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: Lan
     group_name="landing",
     owners=OWNERS,
     kinds={"csv"},
-    retry_policy=PASSING_FAULTS,
     pool="tlc_server",
 )
-def taxi_zones_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
+def taxi_zones_file(context: AssetExecutionContext, tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
     """Shapes of the taxi zones (NYC Open Data), as published: LocationIDs stand twice or are missing."""
     check = csv_rows("OBJECTID", "the_geom", "zone", "LocationID", "borough")
     # The shapes themselves are long.
-    return _update(landing, tlc.zones_url, "taxi_zones.csv", check, "SELECT * REPLACE (left(the_geom, 60) AS the_geom)")
+    columns = "SELECT * REPLACE (left(the_geom, 60) AS the_geom)"
+    return _update(context, landing, tlc.zones_url, "taxi_zones.csv", check, columns)
 
 
 @asset(
@@ -85,19 +84,25 @@ def taxi_zones_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[
     group_name="landing",
     owners=OWNERS,
     kinds={"csv"},
-    retry_policy=PASSING_FAULTS,
     pool="tlc_server",
 )
-def taxi_zone_lookup_file(tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
+def taxi_zone_lookup_file(
+    context: AssetExecutionContext, tlc: TlcServer, landing: LandingStore
+) -> MaterializeResult[None]:
     """Names and boroughs of all 265 taxi zones, as TLC publishes them."""
     check = csv_rows("LocationID", "Borough", "Zone", "service_zone")
-    return _update(landing, tlc.zone_lookup, "taxi_zone_lookup.csv", check)
+    return _update(context, landing, tlc.zone_lookup, "taxi_zone_lookup.csv", check)
 
 
 def _update(
-    landing: LandingStore, url: str, name: str, count_rows: Callable[[Path], int], columns: str = "SELECT *"
+    context: AssetExecutionContext,
+    landing: LandingStore,
+    url: str,
+    name: str,
+    count_rows: Callable[[Path], int],
+    columns: str = "SELECT *",
 ) -> MaterializeResult[None]:
-    with open_client() as client, faults_of_the_source():
+    with open_client() as client, faults_of_the_source(context.retry_number):
         download, fetched = landing.update(client, url, name, count_rows)
     path = landing.path(name)
     shown = _content(f"{columns} FROM read_csv($path, all_varchar = true, max_line_size = 10000000)", path)
