@@ -179,7 +179,7 @@ def test_a_run_is_canceled_from_the_ui(deployed: Deployment, held: str) -> None:
         id=held,
     )["terminateRun"]
     assert answer["__typename"] == "TerminateRunSuccess"
-    # By itself, and not because its container was killed after 30 seconds: it took nothing for a fault to be tried again.
+    # By itself, and not because its container was killed after 30 seconds.
     assert deployed.finished(held, 20) == "CANCELED"
     wait_for(lambda: held not in deployed.runs(), "the run's container to be removed")
 
