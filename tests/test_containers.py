@@ -73,13 +73,26 @@ def held(deployed: Deployment) -> Iterator[str]:
     """A run of ingestion that is in the middle of its download until it is let go; its end is waited for."""
     deployed.compose("pause", "files")
     try:
-        run = deployed.launch_month(MONTH)
+        run = launched(deployed)
         wait_for(lambda: event(deployed, run, "STEP_START"), "the run to begin")
         yield run
     finally:
         if deployed.containers()["files"]["State"]["Paused"]:
             deployed.compose("unpause", "files")
     deployed.finished(run)
+
+
+def launched(deployed: Deployment) -> str:
+    """A new run of the month."""
+
+    def run() -> str | None:
+        try:
+            return deployed.launch_month(MONTH)
+        except AssertionError:
+            # Postgres' death cut connections that the webserver keeps for some seconds: who uses one is told.
+            return None
+
+    return wait_for(run, "a run to be launched") or ""
 
 
 def event(deployed: Deployment, run: str, kind: str, step: str = "") -> bool:
@@ -98,12 +111,8 @@ def outcome(deployed: Deployment, run: str, seconds: float = 300) -> list[str]:
         ... on Runs { results { runId status } } } }"""
 
     def ended() -> list[str] | None:
-        try:
-            again = deployed.graphql(query, id=run)["runsOrError"]["results"]
-            ends = [str(deployed.run(run)["status"]), *(str(found["status"]) for found in reversed(again))]
-        except AssertionError:
-            # Postgres' death cut connections that the webserver keeps: who uses one next is told.
-            return None
+        again = deployed.graphql(query, id=run)["runsOrError"]["results"]
+        ends = [str(deployed.run(run)["status"]), *(str(found["status"]) for found in reversed(again))]
         return ends if ends[-1] == "SUCCESS" else None
 
     return wait_for(ended, f"run {run} to succeed, or to be tried again", seconds) or []
