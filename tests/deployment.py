@@ -23,6 +23,9 @@ from taxi_shared.warehouse import Warehouse
 warehouse = Warehouse(
     lake="analytics", reads=["ingestion"], catalog=os.environ["WAREHOUSE_CATALOG"],
     data_root=os.environ["WAREHOUSE_DATA"],
+    # Beside the code server, in the memory that its container may take.
+    memory_limit="400MB",
+    threads=1,
 )
 with warehouse.read() as connection:
     # On a slow machine it would be printed among the rows.
