@@ -57,8 +57,6 @@ class Deployment(Platform):
         self.settings = folder / "deployment.env"
         self.settings.write_text(
             f"ADMIN_PASSWORD={self.password}\nWEBSERVER_PORT={self.port}\nIMAGE_PREFIX=taxi-test\n"
-            # As .env.example has it.
-            "COMPOSE_REMOVE_ORPHANS=true\n"
         )
 
     @property

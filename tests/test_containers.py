@@ -231,9 +231,6 @@ def test_nothing_is_lost_or_left_when_all_is_stopped_in_the_middle_of_a_run(depl
     tables = (TRIPS, "marts.trips_by_week")
     before = [deployed.fingerprint(table) for table in tables]
     deployed.compose("down")
-    if deployed.leftovers():
-        # A run that began in that very second: README has the same command again.
-        deployed.compose("down")
     assert deployed.leftovers() == ""
     deployed.compose("up", "--detach", "--wait")
     deployed.assert_up()

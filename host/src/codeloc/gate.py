@@ -2,7 +2,8 @@
 
 Run as `python -m codeloc.gate`, beside the deployment's other services and without a network. It listens
 on two Unix sockets and passes on what `dagster_docker.DockerRunLauncher` does, and nothing else: the
-daemon launches runs and looks after them, the webserver stops those that it launched.
+daemon launches runs and looks after them, the webserver stops those that it launched. When the whole
+deployment is being stopped, the gate ends the runs, which Compose would leave.
 
 A request to create a container says which image, which run and that it be removed at its end. All else is
 the gate's: the container is a twin of its code location's service, as `docker compose` made that, with the
@@ -16,6 +17,8 @@ import logging
 import os
 import re
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,8 +39,8 @@ ENGINE_SOCKET = "/var/run/docker.sock"
 LAUNCH_SOCKET = Path("/run/launch/docker.sock")
 STOP_SOCKET = Path("/run/stop/docker.sock")
 
-# Compose's own labels. To Compose a run is what `docker compose run` makes of the location's service: `down` removes
-# it, while `up`, `stop` and `restart` leave it alone.
+# Compose's own labels. To Compose a run is what `docker compose run` makes of the location's service: shown with it and
+# left alone.
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
@@ -206,18 +209,39 @@ class Engine:
         RefusedError
             The image is no location's, or the location is not up: then the deployment is being stopped.
         """
-        wanted, known = repository(image), {location.name for location in locations()}
-        ours = {"label": [f"{PROJECT}={self._project}", f"{ONE_OFF}=False"], "status": ["running"]}
-        listed = await self._ask("/containers/json", filters=json.dumps(ours))
-        for container in listed.json():
-            found = (await self._ask(f"/containers/{container['Id']}/json")).json()
+        wanted = repository(image)
+        for found in await self._running_locations():
             labels = found["Config"]["Labels"]
-            if labels[SERVICE] in known and repository(found["Config"]["Image"]) == wanted:
+            if repository(found["Config"]["Image"]) == wanted:
                 if not labels.keys() >= {RUN_MEMORY, RUN_SCRATCH}:
                     raise RefusedError(f"service '{labels[SERVICE]}' in docker-compose.yml is not made with *location")
                 made_from = (await self._ask(f"/images/{found['Image']}/json")).json()
                 return found, made_from["Config"]["Env"] or []
         raise RefusedError(f"'{image}' is not the image of a code location that is up in the project '{self._project}'")
+
+    async def end_runs_of_a_stopped_deployment(self) -> None:
+        """End every run, if no location is up any more: then it is not the gate alone that is being stopped."""
+        if await self._running_locations():
+            return
+        runs = await self._list(RUN_ID)
+        logger.info("the deployment is being stopped: ending %s runs, which will be tried again", len(runs))
+        await asyncio.gather(*(self._end(run["Id"]) for run in runs))
+
+    async def _end(self, container: str) -> None:
+        removed = self._client.post(f"/containers/{container}/wait", params={"condition": "removed"})
+        await asyncio.gather(removed, self._client.post(f"/containers/{container}/stop"))
+
+    async def _running_locations(self) -> list[dict[str, Any]]:
+        """The containers of the locations' services, as the engine describes them."""
+        known = {location.name for location in locations()}
+        listed = await self._list(f"{ONE_OFF}=False", status="running")
+        ours = [container["Id"] for container in listed if container["Labels"][SERVICE] in known]
+        return [(await self._ask(f"/containers/{container}/json")).json() for container in ours]
+
+    async def _list(self, label: str, **filters: str) -> list[dict[str, Any]]:
+        wanted = {"label": [f"{PROJECT}={self._project}", label], **{name: [value] for name, value in filters.items()}}
+        found: list[dict[str, Any]] = (await self._ask("/containers/json", filters=json.dumps(wanted))).json()
+        return found
 
     async def require_run(self, container: str) -> None:
         """See that a container is a run of this deployment.
@@ -307,7 +331,15 @@ def gate(engine: Engine, *, launches: bool) -> Starlette:
         ]
     methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
     everything_else = Route("/{path:path}", refuse, methods=methods)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        if launches:
+            await engine.end_runs_of_a_stopped_deployment()
+
     return Starlette(
+        lifespan=lifespan,
         routes=[Mount("/v{version:float}", routes=[*routes, everything_else]), *routes, everything_else],
         exception_handlers={RefusedError: refused, ValidationError: refused, httpx.HTTPError: unreachable},
     )
@@ -320,7 +352,7 @@ async def serve() -> None:
     for socket, launches in ((LAUNCH_SOCKET, True), (STOP_SOCKET, False)):
         # Who may connect is who mounts the volume that it lies in.
         app = gate(engine, launches=launches)
-        servers.append(uvicorn.Server(uvicorn.Config(app, uds=str(socket), log_level="warning", lifespan="off")))
+        servers.append(uvicorn.Server(uvicorn.Config(app, uds=str(socket), log_level="warning", lifespan="on")))
     await asyncio.gather(*(server.serve() for server in servers))
 
 
