@@ -119,22 +119,23 @@ class Deployment(Platform):
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """What the engine knows of each service's container."""
-        found = self._inspected("label=com.docker.compose.oneoff=False")
+        found = self._inspected("com.docker.compose.project", "com.docker.compose.oneoff=False")
         return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in found}
 
     def leftovers(self) -> str:
         """Containers and networks of this deployment that the engine still knows."""
-        ours = ["--quiet", "--filter", f"label=com.docker.compose.project={self.project}"]
-        return docker("ps", "--all", *ours) + docker("network", "ls", *ours)
+        ours = f"label=com.docker.compose.project={self.project}"
+        services = docker("ps", "--all", "--quiet", "--filter", ours)
+        return services + "".join(self.runs()) + docker("network", "ls", "--quiet", "--filter", ours)
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """What the engine knows of each container that a run is in, by the run's id."""
-        found = self._inspected("label=dagster/run_id")
+        found = self._inspected("codeloc.project", "dagster/run_id")
         return {container["Config"]["Labels"]["dagster/run_id"]: container for container in found}
 
-    def _inspected(self, label: str) -> list[dict[str, Any]]:
-        ours = f"label=com.docker.compose.project={self.project}"
-        listed = docker("ps", "--all", "--quiet", "--filter", ours, "--filter", label).split()
+    def _inspected(self, project: str, label: str) -> list[dict[str, Any]]:
+        filters = ["--filter", f"label={project}={self.project}", "--filter", f"label={label}"]
+        listed = docker("ps", "--all", "--quiet", *filters).split()
         # What is gone meanwhile is left out, and makes the command fail.
         asked = subprocess.run(["docker", "inspect", *listed], capture_output=True, text=True, check=False)
         found: list[dict[str, Any]] = json.loads(asked.stdout) if listed else []

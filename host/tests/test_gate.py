@@ -94,8 +94,6 @@ def test_a_run_has_what_its_service_has_and_no_more() -> None:
             "Labels": {
                 "com.docker.compose.project": "taxi",
                 "com.docker.compose.service": "ingestion",
-                "com.docker.compose.config-hash": "0123",
-                "com.docker.compose.container-number": "1",
                 "codeloc.run.memory": "4g",
                 "codeloc.run.scratch": "/data/spill",
             },
@@ -130,10 +128,8 @@ def test_a_run_has_what_its_service_has_and_no_more() -> None:
         "User": "10001:10001",
         "Labels": {
             **LAUNCHED["labels"],
-            "com.docker.compose.project": "taxi",
-            "com.docker.compose.service": "ingestion",
-            "com.docker.compose.config-hash": "0123",
-            "com.docker.compose.oneoff": "True",
+            "codeloc.project": "taxi",
+            "codeloc.location": "ingestion",
         },
         "StopTimeout": 30,
         # Of its own, removed with it.

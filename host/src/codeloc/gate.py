@@ -39,13 +39,13 @@ ENGINE_SOCKET = "/var/run/docker.sock"
 LAUNCH_SOCKET = Path("/run/launch/docker.sock")
 STOP_SOCKET = Path("/run/stop/docker.sock")
 
-# Compose's own labels. To Compose a run is what `docker compose run` makes of the location's service: shown with it and
-# left alone.
+# Compose's own labels, on services.
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
-# Without it Compose does not take a container for its own.
-CONFIG_HASH = "com.docker.compose.config-hash"
+# Ours, on runs. With Compose's they would count as their location's service, and `up` would wait for their health.
+RUN_PROJECT = "codeloc.project"
+RUN_LOCATION = "codeloc.location"
 RUN_ID = "dagster/run_id"
 JOB_NAME = "dagster/job_name"
 # Of a location's service: the memory one of its runs may take, for example 4g, and where each has a disk volume of its
@@ -155,8 +155,8 @@ def twin(asked: AskedContainer, service: dict[str, Any], image_variables: list[s
         "User": config["User"],
         "Labels": {
             **asked.Labels,
-            **{label: config["Labels"][label] for label in (PROJECT, SERVICE, CONFIG_HASH)},
-            ONE_OFF: "True",
+            RUN_PROJECT: config["Labels"][PROJECT],
+            RUN_LOCATION: config["Labels"][SERVICE],
         },
         "StopTimeout": STOP_TIMEOUT,
         "Volumes": {scratch: {}},
@@ -223,7 +223,7 @@ class Engine:
         """End every run, if no location is up any more: then it is not the gate alone that is being stopped."""
         if await self._running_locations():
             return
-        runs = await self._list(RUN_ID)
+        runs = await self._list([f"{RUN_PROJECT}={self._project}"])
         logger.info("the deployment is being stopped: ending %s runs, which will be tried again", len(runs))
         await asyncio.gather(*(self._end(run["Id"]) for run in runs))
 
@@ -234,13 +234,14 @@ class Engine:
     async def _running_locations(self) -> list[dict[str, Any]]:
         """The containers of the locations' services, as the engine describes them."""
         known = {location.name for location in locations()}
-        listed = await self._list(f"{ONE_OFF}=False", status="running")
+        listed = await self._list([f"{PROJECT}={self._project}", f"{ONE_OFF}=False"])
         ours = [container["Id"] for container in listed if container["Labels"][SERVICE] in known]
         return [(await self._ask(f"/containers/{container}/json")).json() for container in ours]
 
-    async def _list(self, label: str, **filters: str) -> list[dict[str, Any]]:
-        wanted = {"label": [f"{PROJECT}={self._project}", label], **{name: [value] for name, value in filters.items()}}
-        found: list[dict[str, Any]] = (await self._ask("/containers/json", filters=json.dumps(wanted))).json()
+    async def _list(self, labels: list[str]) -> list[dict[str, Any]]:
+        """The containers that run and have these labels."""
+        filters = json.dumps({"label": labels, "status": ["running"]})
+        found: list[dict[str, Any]] = (await self._ask("/containers/json", filters=filters)).json()
         return found
 
     async def require_run(self, container: str) -> None:
@@ -256,7 +257,7 @@ class Engine:
         if found.status_code == httpx.codes.NOT_FOUND:
             return
         labels = found.raise_for_status().json()["Config"]["Labels"]
-        if RUN_ID not in labels or labels.get(PROJECT) != self._project:
+        if labels.get(RUN_PROJECT) != self._project:
             raise RefusedError(f"container {container[:12]} is not a run of the project '{self._project}'")
 
     async def _ask(self, path: str, **parameters: str) -> httpx.Response:
@@ -290,7 +291,7 @@ def gate(engine: Engine, *, launches: bool) -> Starlette:
         body = twin(asked, service, image_variables)
         # As Compose names what it makes. A run that is resumed may meet its first container.
         labels, part = body["Labels"], secrets.token_hex(2)
-        name = f"{labels[PROJECT]}-{labels[SERVICE]}-run-{labels[RUN_ID][:8]}-{part}"
+        name = f"{labels[RUN_PROJECT]}-{labels[RUN_LOCATION]}-run-{labels[RUN_ID][:8]}-{part}"
         logger.info("%s for run %s, of %s", name, labels[RUN_ID], asked.Image)
         return await engine.passed(request, json.dumps(body).encode(), name=name)
 
