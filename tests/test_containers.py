@@ -107,6 +107,16 @@ def event(deployed: Deployment, run: str, kind: str, step: str = "") -> bool:
     return bool([found for found in events if found["eventType"] == kind and (found["stepKey"] or "").endswith(step)])
 
 
+def told(deployed: Deployment, run: str, message: str) -> bool:
+    """Whether a run's log says something."""
+    events = deployed.graphql(
+        """query ($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events {
+            ... on MessageEvent { message } } } } }""",
+        id=run,
+    )["logsForRun"]["events"]
+    return any(message in found["message"] for found in events)
+
+
 def outcome(deployed: Deployment, run: str, seconds: float = 300) -> list[str]:
     """How a run and those that tried it again ended, once one of them succeeded or none is left."""
     query = """query ($id: String!) { runsOrError(filter: {tags: [{key: "dagster/root_run_id", value: $id}]}) {
@@ -232,6 +242,9 @@ def test_nothing_is_lost_or_left_when_all_is_stopped_in_the_middle_of_a_run(depl
     before = [deployed.fingerprint(table) for table in tables]
     deployed.compose("down")
     assert deployed.leftovers() == ""
+    # The daemon comes to the interrupted run before the run's location is there.
+    deployed.compose("up", "--detach", "--wait", "proxy", "webserver", "daemon")
+    wait_for(lambda: told(deployed, held, "tried again when the code location 'ingestion' is back"), "the run to wait")
     deployed.compose("up", "--detach", "--wait")
     deployed.assert_up()
     assert outcome(deployed, held) == ["FAILURE", "SUCCESS"]

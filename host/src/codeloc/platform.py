@@ -146,7 +146,7 @@ class Platform:
             self.supervisor.start_program(name)
         self._wait_for_webserver(names)
         broken = self._wait_for_locations()
-        # Last: it gives up on the retry of a run whose location does not answer.
+        # Last: what it looks at first is there.
         started = time.time()
         self.supervisor.start_program("daemon")
         self._wait_for_daemon(started)
