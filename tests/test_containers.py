@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from deployment import Deployment, docker, is_well
+from deployment import SERVERS, Deployment, docker, is_well
 
 from conftest import FINAL, LOCATIONS, wait_for
 
@@ -243,7 +243,7 @@ def test_nothing_is_lost_or_left_when_all_is_stopped_in_the_middle_of_a_run(depl
     deployed.compose("down")
     assert deployed.leftovers() == ""
     # The daemon comes to the interrupted run before the run's location is there.
-    deployed.compose("up", "--detach", "--wait", "proxy", "webserver", "daemon")
+    deployed.compose("up", "--detach", "--wait", *(server for server in SERVERS if server not in LOCATIONS))
     wait_for(lambda: told(deployed, held, "tried again when the code location 'ingestion' is back"), "the run to wait")
     deployed.compose("up", "--detach", "--wait")
     deployed.assert_up()
