@@ -1,5 +1,6 @@
 """The platform as its users run it: `./codeloc up`, on ports and folders of its own, shared by the tests."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -51,12 +52,18 @@ with warehouse.read() as connection:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests of the deployment come last: once it is up, it takes its share of the machine to the end."""
-    items.sort(key=lambda item: item.get_closest_marker("docker") is not None)
+    """Have tests of the same platform come one after another: each takes its share of the machine while it is up."""
+    items.sort(key=_platform_of)
     for item in items:
         if item.get_closest_marker("docker"):
             # The first of them builds the images and loads the sample.
             item.add_marker(pytest.mark.timeout(1200))
+
+
+def _platform_of(item: pytest.Item) -> int:
+    needed: list[str] = getattr(item, "fixturenames", [])
+    # The deployment last: the first of its tests builds images, and ends what is up on this machine.
+    return 3 if item.get_closest_marker("docker") else 2 if "real" in needed else 1 if "spare" in needed else 0
 
 
 def run_codeloc(*arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
@@ -231,6 +238,27 @@ class Platform:
 
         wait_for(asked_for_nothing, "the automation to be content", 1200)
 
+    @contextlib.contextmanager
+    def turned_off(self, sensor: str, location: str = "analytics") -> Iterator[None]:
+        """The sensor is off inside, and on afterwards."""
+        selector = {
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+            "sensorName": sensor,
+        }
+        state = self.graphql(
+            """query ($it: SensorSelector!) { sensorOrError(sensorSelector: $it) {
+                ... on Sensor { sensorState { id } } } }""",
+            it=selector,
+        )["sensorOrError"]["sensorState"]
+        self.graphql("mutation ($id: String!) { stopSensor(id: $id) { __typename } }", id=state["id"])
+        try:
+            yield
+        finally:
+            self.graphql(
+                "mutation ($it: SensorSelector!) { startSensor(sensorSelector: $it) { __typename } }", it=selector
+            )
+
     # -- below the UI -----------------------------------------------------------------------------
 
     def secret(self, role: str) -> str:
@@ -351,16 +379,29 @@ def start(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[st
     return started
 
 
-@pytest.fixture(scope="session")
-def first_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platform, str]]:
-    """A platform on the sample, and what `up` printed when it started on an empty folder."""
-    platform = Platform(tmp_path_factory.mktemp("sample"), free_port())
-    try:
-        yield platform, start(platform).stdout
-    finally:
+def end(platforms: list[Platform]) -> None:
+    """Bring them down; none is left in the list."""
+    while platforms:
+        platform = platforms.pop()
         stopped = platform.codeloc("down")
         assert stopped.returncode == 0, stopped.stderr
         assert platform.processes() == []
+
+
+@pytest.fixture(scope="session")
+def platforms() -> Iterator[list[Platform]]:
+    """The platforms that tests share and that are up; who needs the machine for another one may end them."""
+    found: list[Platform] = []
+    yield found
+    end(found)
+
+
+@pytest.fixture(scope="session")
+def first_start(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform]) -> tuple[Platform, str]:
+    """A platform on the sample, and what `up` printed when it started on an empty folder."""
+    platform = Platform(tmp_path_factory.mktemp("sample"), free_port())
+    platforms.append(platform)
+    return platform, start(platform).stdout
 
 
 @pytest.fixture(scope="session")
@@ -401,21 +442,72 @@ def tlc_server(tlc_data: Path) -> Iterator[str]:
     server.server_close()
 
 
+class SlowSource(http.server.ThreadingHTTPServer):
+    """A source that sends half a file, tells that it waits, and waits until it may go on."""
+
+    content = b"LocationID,Borough,Zone,service_zone\n1,EWR,Newark Airport,EWR\n"
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _SlowHandler)
+        self.waiting, self.go_on = threading.Event(), threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _SlowHandler(http.server.BaseHTTPRequestHandler):
+    server: SlowSource
+
+    def do_GET(self) -> None:
+        content = self.server.content
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[:20])
+        self.wfile.flush()
+        self.server.waiting.set()
+        self.server.go_on.wait(120)
+        with contextlib.suppress(OSError):
+            self.wfile.write(content[20:])
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory, tlc_server: str) -> Iterator[Platform]:
-    """A platform, empty, whose source is a server of real TLC files; it may run beside the other one."""
+def slow_source() -> Iterator[SlowSource]:
+    with SlowSource() as source:
+        thread = threading.Thread(target=source.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield source
+        source.go_on.set()
+        source.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def spare(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform], slow_source: SlowSource) -> Platform:
+    """A platform that holds nothing, to be stopped, broken and started; each test leaves it up."""
+    platform = Platform(tmp_path_factory.mktemp("spare"), free_port())
+    platforms.append(platform)
+    start(platform, "--empty", "--source", slow_source.url)
+    return platform
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform], tlc_server: str) -> Iterator[Platform]:
+    """A platform, empty, whose source is a server of real TLC files."""
+    end(platforms)
     platform = Platform(tmp_path_factory.mktemp("real"), free_port())
-    try:
-        start(platform, "--empty", "--source", tlc_server)
-        yield platform
-    finally:
-        stopped = platform.codeloc("down")
-        assert stopped.returncode == 0, stopped.stderr
-        assert platform.processes() == []
+    platforms.append(platform)
+    start(platform, "--empty", "--source", tlc_server)
+    yield platform
+    end(platforms)
 
 
 @pytest.fixture(scope="session")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Deployment]":
+def deployed(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform]) -> "Iterator[Deployment]":
     """The deployment as README starts it, with the sample loaded."""
     if os.environ.get("CODELOC_TEST_DOCKER") != "1":
         pytest.skip("the deployment is tested when asked for: ./codeloc test --docker")
@@ -425,6 +517,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Deployment]"
         assert asked.returncode == 0, f"`docker {' '.join(needed)}` fails: {asked.stderr.strip()}"
     from deployment import Deployment
 
+    end(platforms)
     deployment = Deployment(tmp_path_factory.mktemp("deployment"))
     try:
         deployment.compose("up", "--detach", "--build", "--wait")
