@@ -221,13 +221,14 @@ class Platform:
 
     def settled(self) -> None:
         """Wait until everything has followed: nothing is under way, and the automation asked for nothing since."""
+        ends = "{ runsOrError(limit: 100) { ... on Runs { results { endTime } } } }"
         query = """{ sensorOrError(sensorSelector: {sensorName: "analytics_automation",
             repositoryLocationName: "analytics", repositoryName: "__repository__"}) {
             ... on Sensor { sensorState { ticks(limit: 1) { timestamp status } } } } }"""
 
         def asked_for_nothing() -> bool:
             self.quiet(900)
-            since = time.time()
+            since = max((run["endTime"] or 0 for run in self.graphql(ends)["runsOrError"]["results"]), default=0)
 
             def newest() -> str | None:
                 ticks = self.graphql(query)["sensorOrError"]["sensorState"]["ticks"]
