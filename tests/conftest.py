@@ -41,13 +41,21 @@ T = TypeVar("T")
 FINAL = {"SUCCESS", "FAILURE", "CANCELED"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-_WAREHOUSE_QUERY = """
-import json, os, sys
+# A connection of its own for each line, as an asset's; the interpreter and its libraries are there already.
+_WAREHOUSE_QUERIES = """
+import json, sys
 from taxi_shared.warehouse import Warehouse
-catalog, data_root = os.environ["CATALOG"], os.environ["DATA"]
-warehouse = Warehouse(lake="analytics", reads=["ingestion"], catalog=catalog, data_root=data_root)
-with warehouse.read() as connection:
-    print(json.dumps(connection.execute(sys.stdin.read()).fetchall(), default=str))
+for line in sys.stdin:
+    asked = json.loads(line)
+    warehouse = Warehouse(lake="analytics", reads=["ingestion"], catalog=asked["catalog"], data_root=asked["data_root"])
+    try:
+        with warehouse.read() as connection:
+            # On a slow machine it would be printed among the answers.
+            connection.execute("SET enable_progress_bar = false")
+            answer = {"rows": connection.execute(asked["query"]).fetchall()}
+    except Exception as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer, default=str), flush=True)
 """
 
 
@@ -281,17 +289,14 @@ class Platform:
 
     def warehouse(self, query: str) -> list[list[Any]]:
         """Rows of a query over both lakes, asked from analytics' environment as its own assets do."""
-        finished = subprocess.run(
-            [str(ROOT / "locations" / "analytics" / ".venv" / "bin" / "python"), "-c", _WAREHOUSE_QUERY],
-            input=query,
-            env=environment() | {"CATALOG": self.connection_string("analytics"), "DATA": str(self.home / "lakes")},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stderr
-        rows: list[list[Any]] = json.loads(finished.stdout)
+        asked = {
+            "catalog": self.connection_string("analytics"),
+            "data_root": str(self.home / "lakes"),
+            "query": query,
+        }
+        answer = _answer(json.dumps(asked))
+        assert "error" not in answer, answer["error"]
+        rows: list[list[Any]] = answer["rows"]
         return rows
 
     def assert_accounted(self, file: Path, partition: str) -> None:
@@ -367,6 +372,30 @@ class Platform:
             except psutil.Error:
                 continue
         return found
+
+
+@functools.cache
+def _warehouse_reader() -> "subprocess.Popen[str]":
+    # It ends with the tests, when nobody can ask it any longer.
+    return subprocess.Popen(
+        [str(ROOT / "locations" / "analytics" / ".venv" / "bin" / "python"), "-c", _WAREHOUSE_QUERIES],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _answer(line: str) -> dict[str, Any]:
+    reader = _warehouse_reader()
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    reader.stdin.write(f"{line}\n")
+    reader.stdin.flush()
+    answered = reader.stdout.readline()
+    assert answered, f"what reads the warehouse ended with {reader.wait(10)}"
+    answer: dict[str, Any] = json.loads(answered)
+    return answer
 
 
 def _as_text(value: object) -> str:
