@@ -527,7 +527,7 @@ def spare(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform], s
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform], tlc_server: str) -> Iterator[Platform]:
-    """A platform, empty, whose source is a server of real TLC files."""
+    """A platform, empty, whose source is a server of real TLC files; it ends those that were shared before."""
     end(platforms)
     platform = Platform(tmp_path_factory.mktemp("real"), free_port())
     platforms.append(platform)
@@ -538,7 +538,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform], tl
 
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform]) -> "Iterator[Deployment]":
-    """The deployment as README starts it, with the sample loaded."""
+    """The deployment as README starts it, with the sample loaded; it ends the platforms that were shared before."""
     if os.environ.get("CODELOC_TEST_DOCKER") != "1":
         pytest.skip("the deployment is tested when asked for: ./codeloc test --docker")
     assert shutil.which("docker"), "there is no docker on this machine"
