@@ -255,12 +255,19 @@ class Platform:
             "repositoryName": "__repository__",
             "sensorName": sensor,
         }
-        state = self.graphql(
-            """query ($it: SensorSelector!) { sensorOrError(sensorSelector: $it) {
-                ... on Sensor { sensorState { id } } } }""",
-            it=selector,
-        )["sensorOrError"]["sensorState"]
-        self.graphql("mutation ($id: String!) { stopSensor(id: $id) { __typename } }", id=state["id"])
+        query = """query ($it: SensorSelector!) { sensorOrError(sensorSelector: $it) {
+            ... on Sensor { sensorState { id status ticks(limit: 1) { status } } } } }"""
+
+        def is_off() -> bool:
+            state = self.graphql(query, it=selector)["sensorOrError"]["sensorState"]
+            if state["status"] == "STOPPED" and all(tick["status"] != "STARTED" for tick in state["ticks"]):
+                return True
+            # Again, if need be: a look that was under way may have put it back to what it was when that began.
+            stop = "mutation ($id: String!) { stopSensor(id: $id) { __typename } }"
+            assert self.graphql(stop, id=state["id"])["stopSensor"]["__typename"] == "StopSensorMutationResult"
+            return False
+
+        wait_for(is_off, f"{sensor} to be off")
         try:
             yield
         finally:
