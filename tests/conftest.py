@@ -1,5 +1,6 @@
 """The platform as its users run it: `./codeloc up`, on ports and folders of its own, shared by the tests."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -40,23 +41,37 @@ T = TypeVar("T")
 FINAL = {"SUCCESS", "FAILURE", "CANCELED"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-_WAREHOUSE_QUERY = """
-import json, os, sys
+# A connection of its own for each line, as an asset's; the interpreter and its libraries are there already.
+_WAREHOUSE_QUERIES = """
+import json, sys
 from taxi_shared.warehouse import Warehouse
-catalog, data_root = os.environ["CATALOG"], os.environ["DATA"]
-warehouse = Warehouse(lake="analytics", reads=["ingestion"], catalog=catalog, data_root=data_root)
-with warehouse.read() as connection:
-    print(json.dumps(connection.execute(sys.stdin.read()).fetchall(), default=str))
+for line in sys.stdin:
+    asked = json.loads(line)
+    warehouse = Warehouse(lake="analytics", reads=["ingestion"], catalog=asked["catalog"], data_root=asked["data_root"])
+    try:
+        with warehouse.read() as connection:
+            # On a slow machine it would be printed among the answers.
+            connection.execute("SET enable_progress_bar = false")
+            answer = {"rows": connection.execute(asked["query"]).fetchall()}
+    except Exception as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer, default=str), flush=True)
 """
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests of the deployment come last: once it is up, it takes its share of the machine to the end."""
-    items.sort(key=lambda item: item.get_closest_marker("docker") is not None)
+    """Have tests of the same platform come one after another: each takes its share of the machine while it is up."""
+    items.sort(key=_platform_of)
     for item in items:
         if item.get_closest_marker("docker"):
             # The first of them builds the images and loads the sample.
             item.add_marker(pytest.mark.timeout(1200))
+
+
+def _platform_of(item: pytest.Item) -> int:
+    needed: list[str] = getattr(item, "fixturenames", [])
+    # The deployment last: the first of its tests builds images, and ends what is up on this machine.
+    return 3 if item.get_closest_marker("docker") else 2 if "real" in needed else 1 if "spare" in needed else 0
 
 
 def run_codeloc(*arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
@@ -214,13 +229,14 @@ class Platform:
 
     def settled(self) -> None:
         """Wait until everything has followed: nothing is under way, and the automation asked for nothing since."""
+        ends = "{ runsOrError(limit: 100) { ... on Runs { results { endTime } } } }"
         query = """{ sensorOrError(sensorSelector: {sensorName: "analytics_automation",
             repositoryLocationName: "analytics", repositoryName: "__repository__"}) {
             ... on Sensor { sensorState { ticks(limit: 1) { timestamp status } } } } }"""
 
         def asked_for_nothing() -> bool:
             self.quiet(900)
-            since = time.time()
+            since = max((run["endTime"] or 0 for run in self.graphql(ends)["runsOrError"]["results"]), default=0)
 
             def newest() -> str | None:
                 ticks = self.graphql(query)["sensorOrError"]["sensorState"]["ticks"]
@@ -230,6 +246,34 @@ class Platform:
             return wait_for(newest, "the automation to look") == "SKIPPED"
 
         wait_for(asked_for_nothing, "the automation to be content", 1200)
+
+    @contextlib.contextmanager
+    def turned_off(self, sensor: str, location: str = "analytics") -> Iterator[None]:
+        """The sensor is off inside, and on afterwards."""
+        selector = {
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+            "sensorName": sensor,
+        }
+        query = """query ($it: SensorSelector!) { sensorOrError(sensorSelector: $it) {
+            ... on Sensor { sensorState { id status ticks(limit: 1) { status } } } } }"""
+
+        def is_off() -> bool:
+            state = self.graphql(query, it=selector)["sensorOrError"]["sensorState"]
+            if state["status"] == "STOPPED" and all(tick["status"] != "STARTED" for tick in state["ticks"]):
+                return True
+            # Again, if need be: a look that was under way may have put it back to what it was when that began.
+            stop = "mutation ($id: String!) { stopSensor(id: $id) { __typename } }"
+            assert self.graphql(stop, id=state["id"])["stopSensor"]["__typename"] == "StopSensorMutationResult"
+            return False
+
+        wait_for(is_off, f"{sensor} to be off")
+        try:
+            yield
+        finally:
+            self.graphql(
+                "mutation ($it: SensorSelector!) { startSensor(sensorSelector: $it) { __typename } }", it=selector
+            )
 
     # -- below the UI -----------------------------------------------------------------------------
 
@@ -252,17 +296,14 @@ class Platform:
 
     def warehouse(self, query: str) -> list[list[Any]]:
         """Rows of a query over both lakes, asked from analytics' environment as its own assets do."""
-        finished = subprocess.run(
-            [str(ROOT / "locations" / "analytics" / ".venv" / "bin" / "python"), "-c", _WAREHOUSE_QUERY],
-            input=query,
-            env=environment() | {"CATALOG": self.connection_string("analytics"), "DATA": str(self.home / "lakes")},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stderr
-        rows: list[list[Any]] = json.loads(finished.stdout)
+        asked = {
+            "catalog": self.connection_string("analytics"),
+            "data_root": str(self.home / "lakes"),
+            "query": query,
+        }
+        answer = _answer(json.dumps(asked))
+        assert "error" not in answer, answer["error"]
+        rows: list[list[Any]] = answer["rows"]
         return rows
 
     def assert_accounted(self, file: Path, partition: str) -> None:
@@ -340,6 +381,30 @@ class Platform:
         return found
 
 
+@functools.cache
+def _warehouse_reader() -> "subprocess.Popen[str]":
+    # It ends with the tests, when nobody can ask it any longer.
+    return subprocess.Popen(
+        [str(ROOT / "locations" / "analytics" / ".venv" / "bin" / "python"), "-c", _WAREHOUSE_QUERIES],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _answer(line: str) -> dict[str, Any]:
+    reader = _warehouse_reader()
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    reader.stdin.write(f"{line}\n")
+    reader.stdin.flush()
+    answered = reader.stdout.readline()
+    assert answered, f"what reads the warehouse ended with {reader.wait(10)}"
+    answer: dict[str, Any] = json.loads(answered)
+    return answer
+
+
 def _as_text(value: object) -> str:
     """As DuckDB writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -351,16 +416,29 @@ def start(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[st
     return started
 
 
-@pytest.fixture(scope="session")
-def first_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platform, str]]:
-    """A platform on the sample, and what `up` printed when it started on an empty folder."""
-    platform = Platform(tmp_path_factory.mktemp("sample"), free_port())
-    try:
-        yield platform, start(platform).stdout
-    finally:
+def end(platforms: list[Platform]) -> None:
+    """Bring them down; none is left in the list."""
+    while platforms:
+        platform = platforms.pop()
         stopped = platform.codeloc("down")
         assert stopped.returncode == 0, stopped.stderr
         assert platform.processes() == []
+
+
+@pytest.fixture(scope="session")
+def platforms() -> Iterator[list[Platform]]:
+    """The platforms that tests share and that are up; who needs the machine for another one may end them."""
+    found: list[Platform] = []
+    yield found
+    end(found)
+
+
+@pytest.fixture(scope="session")
+def first_start(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform]) -> tuple[Platform, str]:
+    """A platform on the sample, and what `up` printed when it started on an empty folder."""
+    platform = Platform(tmp_path_factory.mktemp("sample"), free_port())
+    platforms.append(platform)
+    return platform, start(platform).stdout
 
 
 @pytest.fixture(scope="session")
@@ -401,22 +479,73 @@ def tlc_server(tlc_data: Path) -> Iterator[str]:
     server.server_close()
 
 
+class SlowSource(http.server.ThreadingHTTPServer):
+    """A source that sends half a file, tells that it waits, and waits until it may go on."""
+
+    content = b"LocationID,Borough,Zone,service_zone\n1,EWR,Newark Airport,EWR\n"
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _SlowHandler)
+        self.waiting, self.go_on = threading.Event(), threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _SlowHandler(http.server.BaseHTTPRequestHandler):
+    server: SlowSource
+
+    def do_GET(self) -> None:
+        content = self.server.content
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[:20])
+        self.wfile.flush()
+        self.server.waiting.set()
+        self.server.go_on.wait(120)
+        with contextlib.suppress(OSError):
+            self.wfile.write(content[20:])
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory, tlc_server: str) -> Iterator[Platform]:
-    """A platform, empty, whose source is a server of real TLC files; it may run beside the other one."""
+def slow_source() -> Iterator[SlowSource]:
+    with SlowSource() as source:
+        thread = threading.Thread(target=source.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield source
+        source.go_on.set()
+        source.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def spare(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform], slow_source: SlowSource) -> Platform:
+    """A platform that holds nothing, to be stopped, broken and started; each test leaves it up."""
+    platform = Platform(tmp_path_factory.mktemp("spare"), free_port())
+    platforms.append(platform)
+    start(platform, "--empty", "--source", slow_source.url)
+    return platform
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform], tlc_server: str) -> Iterator[Platform]:
+    """A platform, empty, whose source is a server of real TLC files; it ends those that were shared before."""
+    end(platforms)
     platform = Platform(tmp_path_factory.mktemp("real"), free_port())
-    try:
-        start(platform, "--empty", "--source", tlc_server)
-        yield platform
-    finally:
-        stopped = platform.codeloc("down")
-        assert stopped.returncode == 0, stopped.stderr
-        assert platform.processes() == []
+    platforms.append(platform)
+    start(platform, "--empty", "--source", tlc_server)
+    yield platform
+    end(platforms)
 
 
 @pytest.fixture(scope="session")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Deployment]":
-    """The deployment as README starts it, with the sample loaded."""
+def deployed(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform]) -> "Iterator[Deployment]":
+    """The deployment as README starts it, with the sample loaded; it ends the platforms that were shared before."""
     if os.environ.get("CODELOC_TEST_DOCKER") != "1":
         pytest.skip("the deployment is tested when asked for: ./codeloc test --docker")
     assert shutil.which("docker"), "there is no docker on this machine"
@@ -425,6 +554,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Deployment]"
         assert asked.returncode == 0, f"`docker {' '.join(needed)}` fails: {asked.stderr.strip()}"
     from deployment import Deployment
 
+    end(platforms)
     deployment = Deployment(tmp_path_factory.mktemp("deployment"))
     try:
         deployment.compose("up", "--detach", "--build", "--wait")

@@ -8,7 +8,7 @@ import psycopg2
 import pytest
 import yaml
 
-from conftest import ROOT, Platform, environment, free_port, start, wait_for
+from conftest import ROOT, Platform, environment, start, wait_for
 
 MARTS = (
     "trips_by_week",
@@ -168,28 +168,21 @@ def test_other_roles_have_no_part_in_what_is_published(sample: Platform, role: s
 # -- the platform ---------------------------------------------------------------------------------
 
 
-def test_a_platform_of_before_gets_role_and_schema_at_its_next_up(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    platform = Platform(tmp_path_factory.mktemp("before"), free_port())
-    try:
-        start(platform, "--empty")
-        for statement in ("DROP SCHEMA marts CASCADE", "DROP OWNED BY bi", "DROP ROLE bi"):
-            platform.postgres(statement)
-        down = platform.codeloc("down")
-        assert down.returncode == 0, down.stderr
-        secrets = json.loads((platform.home / "secrets.json").read_text())
-        del secrets["bi"]
-        (platform.home / "secrets.json").write_text(json.dumps(secrets))
+def test_a_platform_of_before_gets_role_and_schema_at_its_next_up(spare: Platform) -> None:
+    for statement in ("DROP SCHEMA marts CASCADE", "DROP OWNED BY bi", "DROP ROLE bi"):
+        spare.postgres(statement)
+    down = spare.codeloc("down")
+    assert down.returncode == 0, down.stderr
+    assert spare.processes() == []
+    secrets = json.loads((spare.home / "secrets.json").read_text())
+    del secrets["bi"]
+    (spare.home / "secrets.json").write_text(json.dumps(secrets))
 
-        refused = platform.codeloc("bi")
-        assert refused.returncode == 1
-        assert "is down: ./codeloc up starts it" in refused.stderr
+    refused = spare.codeloc("bi")
+    assert refused.returncode == 1
+    assert "is down: ./codeloc up starts it" in refused.stderr
 
-        start(platform, "--empty")
-        assert psql(platform, "SELECT 1").returncode == 0
-        platform.postgres("CREATE TABLE marts.made (n int)", "analytics")
-        assert platform.postgres("SELECT * FROM marts.made", "bi") == []
-    finally:
-        platform.codeloc("down")
-        assert platform.processes() == []
+    start(spare, "--empty")
+    assert psql(spare, "SELECT 1").returncode == 0
+    spare.postgres("CREATE TABLE marts.made (n int)", "analytics")
+    assert spare.postgres("SELECT * FROM marts.made", "bi") == []

@@ -1,20 +1,17 @@
 """Up, down and what happens in between: repeated, interrupted, killed, beside another one, on a taken port."""
 
-import contextlib
-import http.server
 import os
 import pwd
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from conftest import CODELOC, ROOT, Platform, environment, free_port, run_codeloc, start, wait_for
+from conftest import CODELOC, ROOT, Platform, SlowSource, environment, free_port, run_codeloc, start, wait_for
 
 HOST_PYTHON = str(ROOT / "host" / ".venv" / "bin" / "python")
 
@@ -56,11 +53,11 @@ def test_up_while_up_refuses_another_source_or_port(sample: Platform) -> None:
         assert "codeloc down first" in refused.stderr
 
 
-def test_two_platforms_are_up_at_once(sample: Platform, real: Platform) -> None:
-    for platform in (sample, real):
+def test_two_platforms_are_up_at_once(sample: Platform, spare: Platform) -> None:
+    for platform in (sample, spare):
         assert platform.codeloc("status").returncode == 0
-    assert sample.port != real.port
-    assert {process.pid for process in sample.processes()}.isdisjoint(process.pid for process in real.processes())
+    assert sample.port != spare.port
+    assert {process.pid for process in sample.processes()}.isdisjoint(process.pid for process in spare.processes())
 
 
 def test_status_and_down_of_a_platform_that_is_down(platform: Platform) -> None:
@@ -72,93 +69,63 @@ def test_status_and_down_of_a_platform_that_is_down(platform: Platform) -> None:
     assert "down already" in down.stdout
 
 
-@pytest.mark.parametrize("moment", ["starting Postgres", "starting the code servers", "loading"])
-def test_an_interrupted_up_leaves_nothing_and_the_next_one_works(platform: Platform, moment: str) -> None:
+def test_an_interrupted_up_leaves_nothing_and_the_next_one_works(platform: Platform) -> None:
     arguments = [CODELOC, "up", "--home", str(platform.home), "--port", str(platform.port)]
-    first = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
-    )
-    assert first.stdout is not None
-    for line in first.stdout:
-        if moment in line:
-            break
-    os.killpg(first.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
-    first.communicate(timeout=90)
-    assert first.returncode == 130
-    assert platform.processes() == []
+    for moment in ("starting Postgres", "starting the code servers", "loading"):
+        first = subprocess.Popen(
+            arguments,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            start_new_session=True,
+        )
+        assert first.stdout is not None
+        # Each time it comes further than where it was interrupted before.
+        assert any(moment in line for line in first.stdout), moment
+        if moment == "loading":
+            assert platform.codeloc("status").returncode == 0
+        os.killpg(first.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+        first.communicate(timeout=90)
+        assert first.returncode == 130
+        assert platform.processes() == []
 
     start(platform, "--empty")
     assert platform.codeloc("status").returncode == 0
 
 
-def test_everything_comes_back_when_it_is_killed(platform: Platform) -> None:
-    start(platform, "--empty")
+def test_everything_comes_back_when_it_is_killed(spare: Platform) -> None:
     for name in ("daemon", "webserver", "ingestion", "analytics", "files", "postgres"):
-        pid = platform.pid(name)
+        pid = spare.pid(name)
         psutil.Process(pid).kill()
-        wait_for(lambda name=name, pid=pid: platform.pid(name) not in (0, pid), f"{name} to be started again")  # type: ignore[misc]
+        wait_for(lambda name=name, pid=pid: spare.pid(name) not in (0, pid), f"{name} to be started again")  # type: ignore[misc]
 
     def sound() -> bool:
-        return platform.codeloc("status").returncode == 0
+        return spare.codeloc("status").returncode == 0
 
     wait_for(sound, "the platform to be well again", 120)
 
 
-def test_up_after_the_supervisor_was_killed(platform: Platform) -> None:
-    start(platform, "--empty")
-    supervisor = psutil.Process(int((platform.home / "supervisor.pid").read_text()))
+def test_up_after_the_supervisor_was_killed(spare: Platform) -> None:
+    supervisor = psutil.Process(int((spare.home / "supervisor.pid").read_text()))
     left = supervisor.children()
     supervisor.kill()
-    again = start(platform, "--empty")
+    again = start(spare, "--empty")
     assert "an earlier stop left behind" in again.stdout
     assert not any(process.is_running() for process in left)
-    assert platform.codeloc("status").returncode == 0
+    assert spare.codeloc("status").returncode == 0
 
 
-@pytest.fixture
-def slow_source() -> Iterator[tuple[str, threading.Event, threading.Event]]:
-    """A source that sends half a file and waits: its address, the event that it waits, and the one it waits for."""
-    waiting, go_on = threading.Event(), threading.Event()
-    content = b"LocationID,Borough,Zone,service_zone\n1,EWR,Newark Airport,EWR\n"
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[:20])
-            self.wfile.flush()
-            waiting.set()
-            go_on.wait(120)
-            with contextlib.suppress(OSError):
-                self.wfile.write(content[20:])
-
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", waiting, go_on
-    go_on.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_a_run_cut_off_by_down_is_tried_again_at_the_next_up(
-    platform: Platform, slow_source: tuple[str, threading.Event, threading.Event]
-) -> None:
-    source, waiting, go_on = slow_source
-    start(platform, "--empty", "--source", source)
-    run = platform.launch_asset("landing/taxi_zone_lookup_file")
-    assert waiting.wait(60)
-    stopped = platform.codeloc("down")
-    go_on.set()
+def test_a_run_cut_off_by_down_is_tried_again_at_the_next_up(spare: Platform, slow_source: SlowSource) -> None:
+    run = spare.launch_asset("landing/taxi_zone_lookup_file")
+    assert slow_source.waiting.wait(60)
+    stopped = spare.codeloc("down")
+    slow_source.go_on.set()
     assert "tried again at the next start" in stopped.stdout
-    start(platform, "--empty")
-    retry = wait_for(lambda: platform.run(run)["tags"].get("dagster/auto_retry_run_id"), "the daemon to retry the run")
-    assert platform.finished(retry) == "SUCCESS"
+    assert spare.processes() == []
+    start(spare, "--empty")
+    retry = wait_for(lambda: spare.run(run)["tags"].get("dagster/auto_retry_run_id"), "the daemon to retry the run")
+    assert spare.finished(retry) == "SUCCESS"
 
 
 def test_a_taken_port_is_an_error_that_names_it(platform: Platform) -> None:
@@ -214,7 +181,7 @@ def existing_server(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_an_existing_server_takes_the_place_of_the_embedded_one(
-    platform: Platform, existing_server: dict[str, str]
+    existing_server: dict[str, str], platform: Platform
 ) -> None:
     def up(settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
         command = [CODELOC, "up", "--empty", "--home", str(platform.home), "--port", str(platform.port)]

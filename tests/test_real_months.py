@@ -30,8 +30,10 @@ def source_file(tlc_data: Path, partition: str) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(real: Platform) -> Platform:
-    runs = [real.launch("zone_update_job"), *(real.launch_month(partition) for partition in PARTITIONS)]
-    assert [real.finished(run) for run in runs] == ["SUCCESS"] * len(runs)
+    # The marts follow once all is there: what a month and the ones beside it feed is made once, not three times.
+    with real.turned_off("analytics_automation"):
+        runs = [real.launch("zone_update_job"), *(real.launch_month(partition) for partition in PARTITIONS)]
+        assert [real.finished(run) for run in runs] == ["SUCCESS"] * len(runs)
     real.settled()
     return real
 

@@ -170,25 +170,11 @@ def test_a_bad_file_is_reported_until_it_is_mended_and_good_ones_run_meanwhile(s
 
 
 def test_with_the_sensor_turned_off_the_command_says_so(sample: Platform) -> None:
-    selector = {
-        "repositoryLocationName": "analytics",
-        "repositoryName": "__repository__",
-        "sensorName": "adhoc_request_sensor",
-    }
-    state = sample.graphql(
-        "query ($it: SensorSelector!) { sensorOrError(sensorSelector: $it) { ... on Sensor { sensorState { id } } } }",
-        it=selector,
-    )["sensorOrError"]["sensorState"]
-    sample.graphql("mutation ($id: String!) { stopSensor(id: $id) { __typename } }", id=state["id"])
-    try:
+    with sample.turned_off("adhoc_request_sensor"):
         refused = sample.codeloc("request", "--borough", "Bronx", "--from", "2023-01-01", "--to", "2023-01-02")
-        assert refused.returncode == 1
-        assert "adhoc_request_sensor, which follows requests, is turned off" in refused.stderr
-        assert list(folder(sample).glob("bronx*")) == []
-    finally:
-        sample.graphql(
-            "mutation ($it: SensorSelector!) { startSensor(sensorSelector: $it) { __typename } }", it=selector
-        )
+    assert refused.returncode == 1
+    assert "adhoc_request_sensor, which follows requests, is turned off" in refused.stderr
+    assert list(folder(sample).glob("bronx*")) == []
 
 
 def test_a_platform_that_is_down_is_said_to_be(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import stat
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from conftest import CODELOC, ROOT, Platform, environment
 
 ANALYTICS_PYTHON = str(ROOT / "locations" / "analytics" / ".venv" / "bin" / "python")
@@ -68,10 +66,10 @@ def test_the_list_of_tables_is_complete_at_the_first_look(sample: Platform) -> N
         assert done.stdout.endswith(f"\n{len(expected)} rows\n")
 
 
-@pytest.mark.parametrize("lake", ["ingestion.raw", "analytics.marts"])
-def test_nothing_can_be_written(sample: Platform, lake: str) -> None:
+def test_nothing_can_be_written(sample: Platform) -> None:
     for statement in (
-        f"CREATE TABLE {lake}.mine AS SELECT 1 AS n",
+        "CREATE TABLE ingestion.raw.mine AS SELECT 1 AS n",
+        "CREATE TABLE analytics.marts.mine AS SELECT 1 AS n",
         "DELETE FROM ingestion.raw.taxi_trips",
         "INSERT INTO analytics.marts.trips_by_week (service) VALUES ('mine')",
     ):

@@ -99,8 +99,6 @@ def page(data: Mapping[str, Columns], zone_shapes: list[dict[str, Any]], made_at
     made_at
         When the data was read, UTC.
     """
-    import vl_convert
-
     addresses: list[str] = data["sources"]["address"]
     made_up = [address for address in addresses if address.endswith("/sample")]
     return Template(_text("page.html")).substitute(
@@ -111,13 +109,21 @@ def page(data: Mapping[str, Columns], zone_shapes: list[dict[str, Any]], made_at
         made_at_words=f"{made_at.day} {made_at:%B %Y, %H:%M} UTC",
         months=NEWEST_MONTHS,
         style=_text("page.css"),
-        vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", r"<\/script"),
+        vega=_vega(),
         script=_text("page.js"),
         data=_embedded(data),
         shapes=_embedded(zone_shapes),
         charts=_embedded({name: _fluid(chart) for name, chart in page_charts().items()}),
         looks=_embedded({name: config(name == "dark") | {"background": "transparent"} for name in ("light", "dark")}),
     )
+
+
+@cache
+def _vega() -> str:
+    """The libraries that draw the charts; putting them together takes a second."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", r"<\/script")
 
 
 def page_charts() -> dict[str, "altair.Chart | altair.LayerChart"]:
