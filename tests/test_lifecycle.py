@@ -126,6 +126,9 @@ def test_a_run_cut_off_by_down_is_tried_again_at_the_next_up(spare: Platform, sl
     start(spare, "--empty")
     retry = wait_for(lambda: spare.run(run)["tags"].get("dagster/auto_retry_run_id"), "the daemon to retry the run")
     assert spare.finished(retry) == "SUCCESS"
+    # The one that was cut off had a place in the pool of the file server.
+    places = "SELECT concurrency_key, run_id FROM pending_steps"
+    wait_for(lambda: spare.postgres(places, database="dagster") == [], "every place in a pool to be free")
 
 
 def test_a_taken_port_is_an_error_that_names_it(platform: Platform) -> None:
