@@ -38,6 +38,7 @@ LOCATIONS = [
     for entry in yaml.safe_load((ROOT / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
 ]
 T = TypeVar("T")
+S = TypeVar("S", bound=http.server.HTTPServer)
 FINAL = {"SUCCESS", "FAILURE", "CANCELED"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -70,14 +71,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _platform_of(item: pytest.Item) -> int:
     needed: list[str] = getattr(item, "fixturenames", [])
-    # The deployment last: the first of its tests builds images, and ends what is up on this machine.
-    return 3 if item.get_closest_marker("docker") else 2 if "real" in needed else 1 if "spare" in needed else 0
+    # Those with a platform of their own, or none, first, while no other one takes its share. The deployment last: the
+    # first of its tests builds images, and ends what is up on this machine.
+    if item.get_closest_marker("docker"):
+        return 4
+    return next((place for place, name in ((3, "real"), (2, "spare"), (1, "first_start")) if name in needed), 0)
 
 
-def run_codeloc(*arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
+def run_codeloc(*arguments: str, timeout: float = 420, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does and return what it printed."""
     return subprocess.run(
-        [CODELOC, *arguments], capture_output=True, text=True, timeout=timeout, check=False, env=environment()
+        [CODELOC, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=environment() | variables,
     )
 
 
@@ -88,6 +97,7 @@ def environment() -> dict[str, str]:
         "WAREHOUSE_",
         "POSTGRES_",
         "ADMIN_",
+        "ALERTS",
         "PUBLIC_URL",
         "TLC_BASE_URL",
         "VIRTUAL_ENV",
@@ -111,6 +121,32 @@ def wait_for(look: Callable[[], T], what: str, seconds: float = 120) -> T:
     return found
 
 
+@contextlib.contextmanager
+def repeated(what: Callable[[], None], every: float) -> Iterator[tuple[list[float], list[str]]]:
+    """Do something again and again inside; when it was done, and what failed."""
+    done: list[float] = []
+    failed: list[str] = []
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            try:
+                what()
+            except Exception as error:  # noqa: BLE001  (each is a failure to be told)
+                failed.append(f"{time.strftime('%H:%M:%S')} {error!r}")
+            done.append(began)
+            over.wait(max(0.0, every - (time.monotonic() - began)))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield done, failed
+    finally:
+        over.set()
+        thread.join()
+
+
 @dataclass
 class Platform:
     """A platform that is up, or was."""
@@ -119,6 +155,8 @@ class Platform:
     port: int
     # Where it asks for one.
     login: tuple[str, str] | None = field(default=None, init=False)
+    # Settings that its commands get.
+    variables: dict[str, str] = field(default_factory=dict, init=False)
 
     @property
     def url(self) -> str:
@@ -131,7 +169,7 @@ class Platform:
 
     def codeloc(self, *arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
         command, *rest = arguments
-        return run_codeloc(command, *rest, "--home", str(self.home), timeout=timeout)
+        return run_codeloc(command, *rest, "--home", str(self.home), timeout=timeout, **self.variables)
 
     def graphql(self, query: str, **variables: object) -> dict[str, Any]:
         answer = httpx.post(
@@ -213,7 +251,7 @@ class Platform:
             newest[event["partition"]] = max(float(event["timestamp"]), newest.get(event["partition"], 0))
         return newest
 
-    def quiet(self, seconds: float = 240) -> None:
+    def quiet(self, seconds: float = 600) -> None:
         """Wait until no run and no backfill is under way."""
         query = """{
             runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED, CANCELING]}) {
@@ -230,22 +268,26 @@ class Platform:
     def settled(self) -> None:
         """Wait until everything has followed: nothing is under way, and the automation asked for nothing since."""
         ends = "{ runsOrError(limit: 100) { ... on Runs { results { endTime } } } }"
-        query = """{ sensorOrError(sensorSelector: {sensorName: "analytics_automation",
-            repositoryLocationName: "analytics", repositoryName: "__repository__"}) {
-            ... on Sensor { sensorState { ticks(limit: 1) { timestamp status } } } } }"""
 
         def asked_for_nothing() -> bool:
             self.quiet(900)
             since = max((run["endTime"] or 0 for run in self.graphql(ends)["runsOrError"]["results"]), default=0)
-
-            def newest() -> str | None:
-                ticks = self.graphql(query)["sensorOrError"]["sensorState"]["ticks"]
-                ended = [tick["status"] for tick in ticks if tick["timestamp"] >= since and tick["status"] != "STARTED"]
-                return str(ended[0]) if ended else None
-
-            return wait_for(newest, "the automation to look") == "SKIPPED"
+            return self.automation_looked(since) == "SKIPPED"
 
         wait_for(asked_for_nothing, "the automation to be content", 1200)
+
+    def automation_looked(self, since: float | None = None) -> str:
+        """How a look of the automation ended that began after a time, or after now."""
+        query = """{ sensorOrError(sensorSelector: {sensorName: "analytics_automation",
+            repositoryLocationName: "analytics", repositoryName: "__repository__"}) {
+            ... on Sensor { sensorState { ticks(limit: 1) { timestamp status } } } } }"""
+        since = time.time() if since is None else since
+
+        def ended() -> list[str]:
+            ticks = self.graphql(query)["sensorOrError"]["sensorState"]["ticks"]
+            return [tick["status"] for tick in ticks if tick["timestamp"] >= since and tick["status"] != "STARTED"]
+
+        return wait_for(ended, "the automation to look")[0]
 
     @contextlib.contextmanager
     def turned_off(self, sensor: str, location: str = "analytics") -> Iterator[None]:
@@ -365,8 +407,23 @@ class Platform:
         ]
         return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=90).stdout
 
+    @contextlib.contextmanager
+    def stopped(self, process: str) -> Iterator[None]:
+        """A process of the platform is not there inside, and is there again afterwards."""
+        self.supervisorctl("stop", self.program(process))
+        try:
+            yield
+        finally:
+            self.supervisorctl("start", self.program(process))
+
     def pid(self, process: str) -> int:
-        return int(self.supervisorctl("pid", process))
+        """Of a process as `status` names it, or of the code server that serves a location."""
+        return int(self.supervisorctl("pid", self.program(process)))
+
+    def program(self, process: str) -> str:
+        """The supervisor's name of a process, or of the code server that serves a location."""
+        link = self.home / "run" / process / "current"
+        return f"{process}-{link.readlink().name}" if link.is_symlink() else process
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs for this platform."""
@@ -379,6 +436,46 @@ class Platform:
             except psutil.Error:
                 continue
         return found
+
+
+class Clone(Platform):
+    """A platform that runs from a repository of its own, whose code can be changed."""
+
+    @property
+    def root(self) -> Path:
+        return self.home.parent
+
+    def codeloc(self, *arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
+        return self.run_codeloc(*arguments, timeout=timeout)
+
+    def run_codeloc(self, *arguments: str, timeout: float = 420, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self.root / "codeloc"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=environment() | variables,
+        )
+
+    def asset_keys(self) -> set[str]:
+        nodes = self.graphql("{ assetNodes { assetKey { path } } }")["assetNodes"]
+        return {"/".join(node["assetKey"]["path"]) for node in nodes}
+
+
+def copy_repository(target: Path) -> None:
+    """What a clone of the repository has, as it is in the working tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
 
 
 @functools.cache
@@ -433,10 +530,58 @@ def platforms() -> Iterator[list[Platform]]:
     end(found)
 
 
+@contextlib.contextmanager
+def serving(server: S) -> Iterator[S]:
+    """A web server that answers inside."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Alerts(http.server.ThreadingHTTPServer):
+    """A web server that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _AlertsHandler)
+        self.told: list[dict[str, Any]] = []
+
+    @property
+    def address(self) -> str:
+        """As a setting names it."""
+        return f"json://127.0.0.1:{self.server_address[1]}/"
+
+
+class _AlertsHandler(http.server.BaseHTTPRequestHandler):
+    server: Alerts
+
+    def do_POST(self) -> None:
+        self.server.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="session")
-def first_start(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform]) -> tuple[Platform, str]:
+def alerts() -> Iterator[Alerts]:
+    """Where the platform on the sample tells its failures."""
+    with serving(Alerts()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def first_start(
+    tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform], alerts: Alerts
+) -> tuple[Platform, str]:
     """A platform on the sample, and what `up` printed when it started on an empty folder."""
     platform = Platform(tmp_path_factory.mktemp("sample"), free_port())
+    platform.variables["ALERTS"] = f"ingestion={alerts.address} analytics={alerts.address}"
     platforms.append(platform)
     return platform, start(platform).stdout
 
@@ -470,13 +615,9 @@ def tlc_server(tlc_data: Path) -> Iterator[str]:
         def log_message(self, *_arguments: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tlc_data)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    handler = functools.partial(Quiet, directory=str(tlc_data))
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
 
 
 class SlowSource(http.server.ThreadingHTTPServer):
@@ -514,13 +655,9 @@ class _SlowHandler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def slow_source() -> Iterator[SlowSource]:
-    with SlowSource() as source:
-        thread = threading.Thread(target=source.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    with serving(SlowSource()) as source:
         yield source
         source.go_on.set()
-        source.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="session")
@@ -570,3 +707,21 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, platforms: list[Platform]
         for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
             left = subprocess.run(["docker", *kind, *labelled], capture_output=True, text=True, check=True).stdout
             assert left == ""
+
+
+@pytest.fixture
+def held(deployed: "Deployment") -> Iterator[str]:
+    """A run of ingestion that is in the middle of its download until it is let go; its end is waited for."""
+    from deployment import event, launched
+
+    deployed.compose("pause", "files")
+    try:
+        run = launched(deployed)
+        wait_for(lambda: event(deployed, run, "STEP_START"), "the run to begin")
+        yield run
+    finally:
+        # After `down` there is none.
+        files = deployed.containers().get("files")
+        if files and files["State"]["Paused"]:
+            deployed.compose("unpause", "files")
+    deployed.finished(run)

@@ -16,6 +16,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 SERVERS = ["proxy", "postgres", "files", "webserver", "viewer", "daemon", "gate", *LOCATIONS]
 ONE_SHOT = ["init", "sample"]
+# Of the sample; loaded when the tests begin.
+MONTH = "2023-02-01|green"
 
 _WAREHOUSE_QUERY = """
 import json, os, sys
@@ -122,6 +124,22 @@ class Deployment(Platform):
         found = self._inspected("com.docker.compose.project", "com.docker.compose.oneoff=False")
         return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in found}
 
+    def servers(self, location: str) -> list[dict[str, Any]]:
+        """What the engine knows of every code server of a location; more than one while it is redeployed."""
+        found = self._inspected("com.docker.compose.project", "com.docker.compose.oneoff=False")
+        return [server for server in found if server["Config"]["Labels"]["com.docker.compose.service"] == location]
+
+    def served(self, location: str) -> str | None:
+        """The version of a location that the webserver has loaded."""
+        entry = self.graphql(
+            """query ($name: String!) { workspaceLocationEntryOrError(name: $name) { ... on WorkspaceLocationEntry {
+                displayMetadata { key value } locationOrLoadError { __typename } } } }""",
+            name=location,
+        )["workspaceLocationEntryOrError"]
+        shown = {line["key"]: line["value"] for line in entry["displayMetadata"]}
+        loaded = entry["locationOrLoadError"]["__typename"] == "RepositoryLocation"
+        return shown["image"].rpartition(":")[2] if loaded else None
+
     def leftovers(self) -> str:
         """Containers and networks of this deployment that the engine still knows."""
         ours = f"label=com.docker.compose.project={self.project}"
@@ -179,3 +197,26 @@ class Deployment(Platform):
         assert {name: found[name]["State"]["ExitCode"] for name in ONE_SHOT} == dict.fromkeys(ONE_SHOT, 0)
         # The webserver is well without them: it may have looked for one a moment before that one listened.
         wait_for(lambda: self.loaded_locations() == dict.fromkeys(LOCATIONS, True), "the locations to be loaded")
+
+
+def launched(deployed: Deployment) -> str:
+    """A new run of the month."""
+
+    def run() -> str | None:
+        try:
+            return deployed.launch_month(MONTH)
+        except AssertionError:
+            # Postgres' death cut connections that the webserver keeps for some seconds: who uses one is told.
+            return None
+
+    return wait_for(run, "a run to be launched") or ""
+
+
+def event(deployed: Deployment, run: str, kind: str, step: str = "") -> bool:
+    """Whether a run has come to an event."""
+    events = deployed.graphql(
+        """query ($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events {
+            ... on MessageEvent { eventType stepKey } } } } }""",
+        id=run,
+    )["logsForRun"]["events"]
+    return bool([found for found in events if found["eventType"] == kind and (found["stepKey"] or "").endswith(step)])

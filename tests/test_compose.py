@@ -31,9 +31,19 @@ def test_every_location_has_a_service_an_image_and_settings_of_its_own(location:
     service = SERVICES[location]
     assert service["build"]["dockerfile"] == f"locations/{location}/Dockerfile"
     assert f"-{location}:" in service["image"]
-    assert ["-m", f"{location}.definitions"] == service["command"][-4:-2]
+    assert service["command"] == ["python", "-m", "taxi_shared.server", location]
     assert volumes(location)[f"settings-{location}"] == "/settings:ro"
     assert volumes("init")[f"settings-{location}"] == f"/data/settings/{location}"
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_a_deploy_of_a_location_makes_nothing_else_anew(location: str) -> None:
+    tagged = {name for name, service in SERVICES.items() if f"{location.upper()}_TAG" in json.dumps(service)}
+    # Compose makes anew whatever depends on what it makes anew.
+    depending = {name for name, service in SERVICES.items() if location in service.get("depends_on", {})}
+    assert tagged == {location}
+    # One that `codeloc new` made has no example months to load.
+    assert depending <= {"seed"}
 
 
 def test_a_services_settings_are_mounted_by_nobody_else() -> None:
@@ -47,6 +57,15 @@ def test_a_services_settings_are_mounted_by_nobody_else() -> None:
         **{f"settings-{location}": {location} for location in LOCATIONS},
     }
     assert [service for service in SERVICES if "platform" in volumes(service)] == ["init"]
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_a_locations_servers_listen_where_only_the_host_can_connect(location: str) -> None:
+    mounts = {service: volumes(service).get(f"sockets-{location}") for service in SERVICES}
+    assert {service: mount for service, mount in mounts.items() if mount} == {
+        location: "/run/codeserver",
+        **dict.fromkeys(("webserver", "viewer", "daemon"), f"/app/run/{location}:ro"),
+    }
 
 
 @pytest.mark.parametrize("location", LOCATIONS)
@@ -276,12 +295,14 @@ def test_a_change_of_code_makes_its_own_image_anew_and_installs_nothing(deployed
             (context / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, context / file)
 
-    def layers(package: str) -> list[str]:
-        image = docker("build", "--quiet", "--file", str(context / package / "Dockerfile"), str(context)).strip()
+    def layers(package: str, version: str = "1") -> list[str]:
+        words = ["--build-arg", f"VERSION={version}", "--file", str(context / package / "Dockerfile")]
+        image = docker("build", "--quiet", *words, str(context)).strip()
         found: list[str] = json.loads(docker("inspect", image))[0]["RootFS"]["Layers"]
         return found
 
     before = {package: layers(package) for package in packages}
+    assert {package: layers(package, "2") for package in packages} == before
     changed = context / "locations" / "analytics" / "src" / "analytics" / "definitions.py"
     changed.write_text(changed.read_text(encoding="utf-8") + "\n# A change.\n", encoding="utf-8")
     after = {package: layers(package) for package in packages}
@@ -299,6 +320,8 @@ def test_one_location_is_replaced_and_the_others_notice_nothing(deployed: Deploy
     assert after["analytics"]["Config"]["Labels"]["org.opencontainers.image.version"] == "next"
     for service in set(SERVERS) - {"analytics"}:
         assert after[service]["State"]["StartedAt"] == before[service]["State"]["StartedAt"]
+    # Nobody turned the link: the new server found that nothing answers behind it.
+    wait_for(lambda: deployed.served("analytics") == "next", "the new server to be talked to")
 
 
 @pytest.mark.docker

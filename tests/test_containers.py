@@ -2,18 +2,16 @@
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from deployment import SERVERS, Deployment, docker, is_well
+from deployment import MONTH, SERVERS, Deployment, docker, event, is_well
 
 from conftest import FINAL, LOCATIONS, wait_for
 
 pytestmark = pytest.mark.docker
 
-MONTH = "2023-02-01|green"
 TRIPS = "ingestion.raw.taxi_trips"
 
 # Done with the client and the socket that the launcher has, in the daemon's container or the webserver's.
@@ -66,45 +64,6 @@ for name, ask in requests.items():
 answers["a run's description"] = engine.containers.get(run).status
 print(json.dumps(answers))
 """
-
-
-@pytest.fixture
-def held(deployed: Deployment) -> Iterator[str]:
-    """A run of ingestion that is in the middle of its download until it is let go; its end is waited for."""
-    deployed.compose("pause", "files")
-    try:
-        run = launched(deployed)
-        wait_for(lambda: event(deployed, run, "STEP_START"), "the run to begin")
-        yield run
-    finally:
-        # After `down` there is none.
-        files = deployed.containers().get("files")
-        if files and files["State"]["Paused"]:
-            deployed.compose("unpause", "files")
-    deployed.finished(run)
-
-
-def launched(deployed: Deployment) -> str:
-    """A new run of the month."""
-
-    def run() -> str | None:
-        try:
-            return deployed.launch_month(MONTH)
-        except AssertionError:
-            # Postgres' death cut connections that the webserver keeps for some seconds: who uses one is told.
-            return None
-
-    return wait_for(run, "a run to be launched") or ""
-
-
-def event(deployed: Deployment, run: str, kind: str, step: str = "") -> bool:
-    """Whether a run has come to an event."""
-    events = deployed.graphql(
-        """query ($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events {
-            ... on MessageEvent { eventType stepKey } } } } }""",
-        id=run,
-    )["logsForRun"]["events"]
-    return bool([found for found in events if found["eventType"] == kind and (found["stepKey"] or "").endswith(step)])
 
 
 def told(deployed: Deployment, run: str, message: str) -> bool:
@@ -172,10 +131,15 @@ def test_a_run_has_its_locations_volumes_and_confinement_and_leaves_nothing(depl
         return {
             (mount["Name"], mount["Destination"], mount["RW"])
             for mount in container["Mounts"]
-            if mount["Destination"] != "/data/spill"
+            # Its own, and what it must not have: with that it could pass itself off as a server.
+            if mount["Destination"] not in ("/data/spill", "/run/codeserver")
         }
 
     assert mounts(run) == mounts(service)
+    assert "/run/codeserver" not in {mount["Destination"] for mount in run["Mounts"]}
+    image = deployed.containers()["ingestion"]["Config"]["Image"]
+    assert f"DAGSTER_CURRENT_IMAGE={image}" in run["Config"]["Env"]
+    assert f"CODELOC_IMAGE={run['Image']}" in run["Config"]["Env"]
     assert {name for name, _, _ in mounts(run)} == {
         f"{deployed.project}_{volume}"
         for volume in ("dagster", "files-ingestion", "lake-ingestion", "settings-ingestion")

@@ -13,17 +13,22 @@ if TYPE_CHECKING:
 
 # Run in the location's own environment, with no way out and no settings.
 LOAD_CUT_OFF = """
-import importlib, json, socket, sys
+import importlib, json, socket, sys, time
 
 def refuse(*_args, **_kwargs):
     raise AssertionError("reached for the network while loading")
 
 socket.socket.connect = socket.socket.connect_ex = socket.socket.bind = socket.getaddrinfo = refuse
 
+began = time.process_time()
+import dagster
+
+imported = time.process_time()
 definitions = importlib.import_module(f"{sys.argv[1]}.definitions").defs()
 definitions.get_repository_def()
 heavy = {"altair", "geopandas", "matplotlib", "numpy", "pandas", "polars", "psycopg2", "pyarrow", "shapely"}
 found = {"heavy": sorted(heavy & set(sys.modules))}
+found["cost"] = (time.process_time() - imported) / (imported - began)
 
 from dagster import Definitions
 from taxi_shared.conventions import violations
@@ -59,6 +64,11 @@ def test_definitions_load_without_network_and_settings_and_write_nothing(loaded:
 
 def test_definitions_load_without_heavy_libraries(loaded: dict[str, Any]) -> None:
     assert loaded["heavy"] == []
+
+
+def test_definitions_keep_their_budget_of_time_to_load(loaded: dict[str, Any]) -> None:
+    # In imports of Dagster itself, time of the processor: a busy machine changes both alike.
+    assert loaded["cost"] < 1.5
 
 
 def test_every_asset_job_schedule_and_sensor_keeps_the_conventions(loaded: dict[str, Any]) -> None:

@@ -8,51 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Platform, environment, free_port
+from conftest import ROOT, Clone, copy_repository, free_port
 
 
-class Clone(Platform):
-    """A platform that runs from a repository of its own."""
-
-    @property
-    def root(self) -> Path:
-        return self.home.parent
+class BareClone(Clone):
+    """On a machine with nothing but python3."""
 
     def codeloc(self, *arguments: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
-        # Nothing but python3 and what every system has, so that uv is not found and has to be got.
-        path = self.root.parent / "bin"
-        return subprocess.run(
-            [str(self.root / "codeloc"), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            env=environment() | {"PATH": f"{path}:/usr/bin:/bin"},
-        )
-
-    def asset_keys(self) -> set[str]:
-        nodes = self.graphql("{ assetNodes { assetKey { path } } }")["assetNodes"]
-        return {"/".join(node["assetKey"]["path"]) for node in nodes}
+        # And what every system has, so that uv is not found and has to be got.
+        return self.run_codeloc(*arguments, timeout=timeout, PATH=f"{self.root.parent / 'bin'}:/usr/bin:/bin")
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareClone]:
     folder = tmp_path_factory.mktemp("fresh")
     (folder / "bin").mkdir()
     (folder / "bin" / "python3").symlink_to(Path(sys.executable).resolve())
     repository = folder / "repository"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).exists():
-            (repository / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, repository / name)
-    found = Clone(repository / "var", free_port())
+    copy_repository(repository)
+    found = BareClone(repository / "var", free_port())
     yield found
     stopped = found.codeloc("down")
     assert stopped.returncode == 0, stopped.stderr
@@ -60,7 +34,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 
 
 @pytest.fixture(scope="module")
-def running(clone: Clone) -> Clone:
+def running(clone: BareClone) -> BareClone:
     assert shutil.which("uv", path=f"{clone.root.parent / 'bin'}:/usr/bin:/bin") is None
     started = clone.codeloc("up", "--empty", "--port", str(clone.port))
     assert started.returncode == 0, started.stdout + started.stderr
@@ -70,14 +44,14 @@ def running(clone: Clone) -> Clone:
     return clone
 
 
-def test_it_starts_from_nothing_and_makes_nothing_twice(running: Clone) -> None:
+def test_it_starts_from_nothing_and_makes_nothing_twice(running: BareClone) -> None:
     assert running.loaded_locations() == {"ingestion": True, "analytics": True}
     again = running.codeloc("up", "--empty")
     assert again.returncode == 0
     assert "making the environment" not in again.stdout + again.stderr
 
 
-def test_everything_it_writes_in_the_repository_lies_under_var_or_in_the_environments(running: Clone) -> None:
+def test_everything_it_writes_in_the_repository_lies_under_var_or_in_the_environments(running: BareClone) -> None:
     committed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
     )
@@ -90,14 +64,14 @@ def test_everything_it_writes_in_the_repository_lies_under_var_or_in_the_environ
     assert written <= set(committed.stdout.splitlines())
 
 
-def test_what_it_writes_is_closed_to_other_users(running: Clone) -> None:
+def test_what_it_writes_is_closed_to_other_users(running: BareClone) -> None:
     # Root's Postgres runs as another user, who must pass through.
     assert running.home.stat().st_mode & 0o777 in (0o700, 0o701, 0o711)
     for file in (running.home / "secrets.json", *(running.home / "tmp").glob("*.env")):
         assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_edited_code_is_served_after_a_reload_and_the_other_location_notices_nothing(running: Clone) -> None:
+def test_edited_code_is_served_after_a_reload_and_the_other_location_notices_nothing(running: BareClone) -> None:
     other = running.pid("ingestion")
     extra = running.root / "locations" / "analytics" / "src" / "analytics" / "defs" / "extra.py"
     extra.write_text(
@@ -115,14 +89,15 @@ def test_edited_code_is_served_after_a_reload_and_the_other_location_notices_not
 
 
 @pytest.mark.parametrize("code", ["def broken(:\n", "import a_package_that_is_missing\n", "raise RuntimeError('no')\n"])
-def test_code_that_does_not_load_changes_nothing(running: Clone, code: str) -> None:
+def test_code_that_does_not_load_changes_nothing(running: BareClone, code: str) -> None:
     before = running.asset_keys()
     broken = running.root / "locations" / "analytics" / "src" / "analytics" / "defs" / "broken.py"
     broken.write_text(code)
     try:
         refused = running.codeloc("reload", "analytics")
         assert refused.returncode == 1
-        assert "the running code goes on" in refused.stderr
+        assert "does not load" in refused.stderr
+        assert "analytics goes on with" in refused.stderr
         assert "broken.py" in refused.stderr
         assert running.asset_keys() == before
         assert running.loaded_locations() == {"ingestion": True, "analytics": True}
@@ -130,7 +105,7 @@ def test_code_that_does_not_load_changes_nothing(running: Clone, code: str) -> N
         broken.unlink()
 
 
-def test_a_lock_that_does_not_fit_is_refused_with_the_way_out(running: Clone) -> None:
+def test_a_lock_that_does_not_fit_is_refused_with_the_way_out(running: BareClone) -> None:
     project = running.root / "locations" / "analytics" / "pyproject.toml"
     before = project.read_text()
     project.write_text(before.replace('"pandas>=3,<4"', '"pandas>=3,<4", "pytz"'))
@@ -144,7 +119,8 @@ def test_a_lock_that_does_not_fit_is_refused_with_the_way_out(running: Clone) ->
     assert running.loaded_locations()["analytics"]
 
 
-def test_a_location_that_does_not_load_at_up_does_not_keep_the_others_down(running: Clone) -> None:
+def test_a_location_that_does_not_load_at_up_goes_on_with_the_code_before(running: BareClone) -> None:
+    before = running.asset_keys()
     broken = running.root / "locations" / "analytics" / "src" / "analytics" / "defs" / "broken.py"
     broken.write_text("import a_package_that_is_missing\n")
     try:
@@ -153,9 +129,20 @@ def test_a_location_that_does_not_load_at_up_does_not_keep_the_others_down(runni
         assert started.returncode == 1
         assert "location 'analytics' did not load" in started.stderr
         assert "No module named 'a_package_that_is_missing'" in started.stderr
+        assert "analytics goes on with the code it had before" in started.stderr
+        assert running.loaded_locations() == {"ingestion": True, "analytics": True}
+        assert running.asset_keys() == before
+        assert running.finished(running.launch("zone_update_job")) == "SUCCESS"
+
+        # Without any: the others work without it.
+        assert running.codeloc("down").returncode == 0
+        shutil.rmtree(running.home / "releases" / "analytics")
+        started = running.codeloc("up")
+        assert started.returncode == 1
+        assert "goes on with" not in started.stderr
         assert running.loaded_locations() == {"ingestion": True, "analytics": False}
         assert running.finished(running.launch("zone_update_job")) == "SUCCESS"
     finally:
         broken.unlink()
-    assert running.codeloc("reload", "analytics").returncode == 0
+    assert running.codeloc("deploy", "analytics", "--watch", "0").returncode == 0
     assert running.loaded_locations() == {"ingestion": True, "analytics": True}

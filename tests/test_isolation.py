@@ -138,3 +138,11 @@ def test_every_setting_is_in_env_example() -> None:
     assert documented >= {name.upper() for name in settings}
     # WAREHOUSE_CATALOG and WAREHOUSE_TEMP are made for each process, never set by hand.
     assert documented >= used - {"WAREHOUSE_CATALOG", "WAREHOUSE_TEMP"}
+
+
+def test_backups_and_the_maintenance_of_lakes_take_the_same_lock() -> None:
+    # Neither side can import the other.
+    files = (ROOT / "host" / "src" / "codeloc" / "dumps.py", ROOT / "shared" / "src" / "taxi_shared" / "warehouse.py")
+    held, taken = (re.findall(r'^BACKUP_LOCK = "(.+)"$', file.read_text(), re.MULTILINE) for file in files)
+    assert len(held) == 1
+    assert held == taken

@@ -37,12 +37,12 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
 
 
 def test_up_while_up_says_so_and_exits_with_0(sample: Platform) -> None:
-    before = {process.pid for process in sample.processes() if "code-server" in process.cmdline()}
+    before = {process.pid for process in sample.processes() if "grpc" in process.cmdline()}
     again = sample.codeloc("up")
     assert again.returncode == 0, again.stderr
     assert "up already" in again.stdout
     assert sample.url in again.stdout
-    assert {process.pid for process in sample.processes() if "code-server" in process.cmdline()} == before
+    assert {process.pid for process in sample.processes() if "grpc" in process.cmdline()} == before
 
 
 def test_up_while_up_refuses_another_source_or_port(sample: Platform) -> None:
@@ -237,7 +237,11 @@ def test_doctor_tells_a_taken_port_and_a_wrong_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "down", "status", "bi", "sql", "logs", "reload", "test", "doctor", "backup", "restore"]
+    "command",
+    [
+        *("up", "down", "status", "bi", "sql", "logs", "test", "doctor", "backup", "restore"),
+        *("plan", "deploy", "rollback", "history", "reload", "new", "remove"),
+    ],
 )
 def test_help_explains_each_command_with_an_example(command: str) -> None:
     shown = run_codeloc(command, "--help")
@@ -246,7 +250,7 @@ def test_help_explains_each_command_with_an_example(command: str) -> None:
 
 
 def test_an_unknown_location_or_package_or_log_is_answered_with_the_known_ones(sample: Platform) -> None:
-    for arguments in (("reload", "marketing"), ("logs", "marketing")):
+    for arguments in (("reload", "marketing"), ("deploy", "marketing"), ("logs", "marketing")):
         refused = sample.codeloc(*arguments)
         assert refused.returncode == 1
         assert "marketing" in refused.stderr

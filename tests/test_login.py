@@ -467,7 +467,7 @@ print(json.dumps(list(ThreadPoolExecutor(len(addresses)).map(reached, addresses)
 
 def test_servers_are_reached_from_inside_and_from_nowhere_else(deployed: Deployment) -> None:
     containers = deployed.containers()
-    ports = {"postgres": 5432, "webserver": 3000, "viewer": 3000, "files": 3001, **dict.fromkeys(LOCATIONS, 4000)}
+    ports = {"postgres": 5432, "webserver": 3000, "viewer": 3000, "files": 3001}
     addresses = [
         (network["IPAddress"], port)
         for service, port in ports.items()
@@ -489,6 +489,12 @@ def test_servers_are_reached_from_inside_and_from_nowhere_else(deployed: Deploym
     knocks = "".join(knock.format(*address) for address in addresses) + "wait"
     opened = deployed.compose("exec", "-T", "proxy", "bash", "-c", knocks).stdout.splitlines()
     assert sorted(opened) == sorted(f"{host} {port}" for host, port in in_front)
+
+    # The locations listen on no port at all: state 0A, and not Docker's own name server at 127.0.0.11.
+    for location in LOCATIONS:
+        sockets = deployed.compose("exec", "-T", location, "cat", "/proc/net/tcp", "/proc/net/tcp6").stdout
+        listening = [line.split()[1] for line in sockets.splitlines() if line.split()[3] == "0A"]
+        assert [address for address in listening if not address.startswith("0B00007F:")] == []
 
     published = {
         service: [binding for bindings in container["NetworkSettings"]["Ports"].values() for binding in bindings or []]

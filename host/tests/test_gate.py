@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from codeloc.gate import AskedContainer, repository, twin
+from codeloc.gate import AskedContainer, twin
+from codeloc.labels import repository
 from docker.models import containers
 from docker.types import ContainerConfig
 from pydantic import ValidationError
@@ -89,7 +90,7 @@ def test_versions_of_an_image_have_one_name(image: str, name: str) -> None:
 def test_a_run_has_what_its_service_has_and_no_more() -> None:
     service = {
         "Config": {
-            "Env": ["PATH=/old", "DAGSTER_CURRENT_IMAGE=taxi-ingestion:dev"],
+            "Env": ["PATH=/old", "DAGSTER_CURRENT_IMAGE=taxi-ingestion:next"],
             "User": "10001:10001",
             "Labels": {
                 "com.docker.compose.project": "taxi",
@@ -111,9 +112,11 @@ def test_a_run_has_what_its_service_has_and_no_more() -> None:
             {"Type": "volume", "Name": "taxi_lake", "Source": "/v", "Destination": "/data/lake", "RW": True},
             {"Type": "volume", "Name": "taxi_settings", "Source": "/v", "Destination": "/settings", "RW": False},
             {"Type": "bind", "Source": "/srv/tlc", "Destination": "/tlc", "RW": False},
+            {"Type": "volume", "Name": "taxi_sockets", "Source": "/v", "Destination": "/run/codeserver", "RW": True},
         ],
     }
-    made = twin(AskedContainer.model_validate_json(body()), service, ["PATH=/old"])
+    # The service is of another version.
+    made = twin(AskedContainer.model_validate_json(body()), service, ["PATH=/old"], "sha256:0123")
     host = made.pop("HostConfig")
     assert host["Binds"] == ["taxi_lake:/data/lake:rw", "taxi_settings:/settings:ro", "/srv/tlc:/tlc:ro"]
     assert (host["Memory"], host["MemorySwap"]) == (4 * 1024**3, 4 * 1024**3)
@@ -124,7 +127,11 @@ def test_a_run_has_what_its_service_has_and_no_more() -> None:
     assert made == {
         "Image": "taxi-ingestion:dev",
         "Cmd": LAUNCHED["command"],
-        "Env": ["DAGSTER_CURRENT_IMAGE=taxi-ingestion:dev", "DAGSTER_RUN_JOB_NAME=trip_update_job"],
+        "Env": [
+            "DAGSTER_CURRENT_IMAGE=taxi-ingestion:dev",
+            "CODELOC_IMAGE=sha256:0123",
+            "DAGSTER_RUN_JOB_NAME=trip_update_job",
+        ],
         "User": "10001:10001",
         "Labels": {
             **LAUNCHED["labels"],

@@ -14,14 +14,13 @@ from codeloc.errors import CodelocError
 from codeloc.home import ROOT, Home, State, passwords, save_reader
 from codeloc.platform import Platform, is_alive, is_free, taken_by, wait_until
 from codeloc.postgres import Server, password_line
-from codeloc.supervision import Program, Supervisor, _config
+from codeloc.supervision import Program, Supervisor, _config, log_file
 from codeloc.workspace import location_named, locations
 
 
 def test_locations_are_those_of_workspace_yaml() -> None:
     for location in locations():
         assert (location.folder / "src" / location.name / "definitions.py").exists()
-        assert location.port_variable == f"{location.name.upper()}_PORT"
 
 
 def test_an_unknown_location_is_answered_with_the_known_ones() -> None:
@@ -33,11 +32,9 @@ def test_an_unknown_location_is_answered_with_the_known_ones() -> None:
     ("entry", "told"),
     [
         ("python_file: {relative_path: a.py}", "every entry must be a grpc_server"),
-        ("grpc_server: {location_name: marketing, host: {env: H}, port: {env: P}}", "there is no package at"),
-        (
-            "grpc_server: {location_name: ingestion, host: localhost, port: {env: P}}",
-            "every entry must be a grpc_server",
-        ),
+        ("grpc_server: {location_name: marketing, socket: run/marketing/current}", "there is no package at"),
+        ("grpc_server: {location_name: ingestion, host: localhost, port: 4000}", "every entry must be a grpc_server"),
+        ("grpc_server: {location_name: ingestion, socket: run/analytics/current}", "socket run/NAME/current"),
     ],
 )
 def test_a_wrong_entry_of_the_workspace_is_shown(
@@ -107,13 +104,15 @@ def test_the_supervisors_configuration_carries_any_value(tmp_path: Path) -> None
     value = """a "quoted" 100% 'value' with \\ and , and ="""
     script = "import json, os, sys; print(json.dumps([os.environ['VALUE'], sys.argv[1]]), flush=True); sys.stdin.read()"
     supervisor = Supervisor(home)
-    supervisor.start([Program("echo", [sys.executable, "-c", script, value], {"VALUE": value})], dict(os.environ))
+    supervisor.start(
+        [Program("echo", [sys.executable, "-c", script, value], {"VALUE": value}, tmp_path)], dict(os.environ)
+    )
     try:
         supervisor.start_program("echo")
         log = home.logs / "echo.log"
         wait_until(lambda: None if log.exists() and log.read_text().strip() else "no output", 20, "no output")
         assert json.loads(log.read_text().splitlines()[0]) == [value, value]
-        for file in (home.supervisor_config, home.path / "tmp" / "echo.env"):
+        for file in (home.supervisor_config, home.path / "tmp" / "echo.program.env"):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
     finally:
         pid = supervisor.shut_down()
@@ -122,9 +121,30 @@ def test_the_supervisors_configuration_carries_any_value(tmp_path: Path) -> None
 
 def test_a_program_is_stopped_with_its_signal_and_runs_as_its_user(tmp_path: Path) -> None:
     parsed = configparser.RawConfigParser()
-    parsed.read_string(_config(Home(tmp_path), [Program("one", ["true"], {}, stop_signal="INT", user="nobody")]))
+    parsed.read_string(
+        _config(Home(tmp_path), [Program("one", ["true"], {}, tmp_path, stop_signal="INT", user="nobody")])
+    )
     assert parsed["unix_http_server"]["chmod"] == "0700"
     assert dict(parsed["program:one"]) | {"stopsignal": "INT", "user": "nobody"} == dict(parsed["program:one"])
+
+
+def test_the_end_of_a_log_tells_the_cause_of_an_exception(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.make()
+    log, supervisor = log_file(home, "one"), Supervisor(home)
+    assert supervisor.log_end("one") == "(no log)"
+    frames = [f"  frame {number}" for number in range(60)]
+    caused = "The above exception was the direct cause of the following exception:"
+    ended = [*frames, "ModuleNotFoundError: gone", "", caused, "", "Traceback", *frames, "LoadError: definitions"]
+    started = "12:00 - dagster.code_server - INFO - Starting"
+    log.write_text("\n".join([started, *ended, started, *ended]) + "\n")
+    shown = supervisor.log_end("one").splitlines()
+    assert "ModuleNotFoundError: gone" in shown
+    assert shown[-1] == "LoadError: definitions"
+    assert len(shown) < 30
+    # Started again since: that exception is over.
+    log.write_text("\n".join([*ended, started, "killed"]) + "\n")
+    assert supervisor.log_end("one", 2).splitlines() == [started, "killed"]
 
 
 def test_a_home_too_deep_for_a_socket_is_refused_with_the_limit(tmp_path: Path) -> None:

@@ -68,3 +68,20 @@ def test_processes_inherit_no_database_password(monkeypatch: pytest.MonkeyPatch,
     inherited = inherited_environment()
     assert inherited["TEAM_API_KEY"] == "two"
     assert not {"INGESTION_DB_PASSWORD", "POSTGRES_PASSWORD", "PYTHONDONTWRITEBYTECODE"} & inherited.keys()
+
+
+def test_each_team_gets_its_own_alert_addresses_and_those_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALERTS", "ingestion=mailto://a?to=b analytics=json://c  slack://d?x=y")
+    found = load_settings()
+    assert found.alerts_of("ingestion") == ["ingestion=mailto://a?to=b", "slack://d?x=y"]
+    assert found.alerts_of("other") == ["slack://d?x=y"]
+    # They hold passwords.
+    assert "slack" not in repr(found)
+    assert "ALERTS" not in inherited_environment()
+
+
+def test_alerts_that_are_no_addresses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALERTS", "json://a etl@example.org")
+    with pytest.raises(CodelocError, match="ALERTS: must be addresses") as error:
+        load_settings()
+    assert "example.org" not in str(error.value)

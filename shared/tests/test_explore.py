@@ -8,6 +8,7 @@ import pty
 import select
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from taxi_shared.explore import ROWS_SHOWN, ExploreError, connect, main
 from taxi_shared.warehouse import Warehouse
 
 COLUMNS = (Column("n", "BIGINT", "", True), Column("word", "VARCHAR", "", False))
-TABLE = TableContract("s.t", "1.0.0", "one", "", COLUMNS, ("n",), ())
+TABLE = TableContract("s.t", "1.0.0", "one", "", COLUMNS, ("n",), (), timedelta(days=1))
 WORDS = ["plain", "it's", 'a "quoted", one', "two\nlines", "", None, "Ødegård 🚕"]
 
 

@@ -7,11 +7,13 @@ import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import duckdb
 import pytest
+from taxi_shared import warehouse as warehouse_module
 from taxi_shared.contracts import Column, TableContract
 from taxi_shared.warehouse import LakeMissingError, TableBusyError, Warehouse, WarehouseError, without_password
 
@@ -19,7 +21,7 @@ from taxi_shared.warehouse import LakeMissingError, TableBusyError, Warehouse, W
 # The processes below must not inherit DuckDB's or a lock's state.
 def table(name: str) -> TableContract:
     columns = (Column("month", "INTEGER", "", True), Column("n", "BIGINT", "", False))
-    return TableContract(name, "1.0.0", "one", "", columns, ("month", "n"), ())
+    return TableContract(name, "1.0.0", "one", "", columns, ("month", "n"), (), timedelta(days=1))
 
 
 TABLE = table("s.t")
@@ -268,3 +270,74 @@ def test_two_processes_that_spill_at_once_do_not_touch_each_others_files(tmp_pat
 def test_a_password_is_masked_however_it_is_quoted() -> None:
     shown = without_password(RuntimeError(r"dsn: user=a password='hun\'ter 2' port=1 password=hunter2 x"))
     assert shown == "dsn: user=a password=*** port=1 password=*** x"
+
+
+def test_a_table_can_be_read_as_it_was_and_says_who_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODELOC_VERSION", "abc1234-12345678")
+    warehouse = lake_of(tmp_path)
+    for count in (1, 3):
+        replace_month(tmp_path, 1, count)
+    with warehouse.read() as connection:
+        snapshots = connection.execute(
+            "SELECT snapshot_id, author, commit_message, commit_extra_info FROM one.snapshots()"
+            " WHERE author IS NOT NULL ORDER BY snapshot_id"
+        ).fetchall()
+        assert [row[1:] for row in snapshots] == [("one", "writes s.t", '{"codeloc/version": "abc1234-12345678"}')] * 2
+        counted = [
+            connection.execute(f"SELECT count(*) FROM s.t AT (VERSION => {number})").fetchone()
+            for number, *_ in snapshots
+        ]
+        assert counted == [(1,), (3,)]
+        # Which of them a row comes from.
+        assert connection.execute("SELECT DISTINCT snapshot_id FROM s.t").fetchall() == [(snapshots[1][0],)]
+
+
+def test_a_write_tells_its_snapshot(tmp_path: Path) -> None:
+    told: list[int] = []
+    for month in (1, 2):
+        with lake_of(tmp_path).write(TABLE, on_commit=told.append) as connection:
+            connection.execute("INSERT INTO s.t VALUES ($1, 0)", [month])
+    with lake_of(tmp_path).write(TABLE, on_commit=told.append):
+        pass
+    with pytest.raises(ZeroDivisionError), lake_of(tmp_path).write(TABLE, on_commit=told.append) as connection:
+        connection.execute("INSERT INTO s.t VALUES (3, 0)")
+        raise ZeroDivisionError
+    first, second = told
+    with lake_of(tmp_path).read() as connection:
+        assert connection.execute(f"SELECT month FROM s.t AT (VERSION => {first})").fetchall() == [(1,)]
+        assert connection.execute(f"SELECT count(*) FROM s.t AT (VERSION => {second})").fetchone() == (2,)
+
+
+def test_maintenance_forgets_old_states_and_removes_their_files_and_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = lake_of(tmp_path)
+    for count in (1, 2, 3, 4):
+        replace_month(tmp_path, 1, count)
+        replace_month(tmp_path, 2, count)
+    before = rows(warehouse)
+    kept = warehouse.maintain(timedelta(days=1))
+    assert (kept.expired_snapshots, kept.removed_files) == (0, 0)
+    files = list((tmp_path / "data").rglob("*.parquet"))
+    # Files of the last day are left alone: here nobody writes.
+    monkeypatch.setattr(warehouse_module, "_UNTOUCHED", timedelta(0))
+    done = warehouse.maintain(timedelta(0))
+    assert done.expired_snapshots > 0
+    assert done.removed_files > 0
+    assert len(list((tmp_path / "data").rglob("*.parquet"))) < len(files)
+    assert rows(warehouse) == before
+    assert warehouse.maintain(timedelta(0)).expired_snapshots == 0
+
+
+def test_maintenance_waits_for_who_writes(tmp_path: Path) -> None:
+    replace_month(tmp_path, 1, 1)
+    written = PROCESSES.Event()
+    process = PROCESSES.Process(target=replace_month_and_hang, args=(tmp_path, 2, written))
+    process.start()
+    assert written.wait(60)
+    with pytest.raises(TableBusyError):
+        lake_of(tmp_path, lock_timeout=1).maintain(timedelta(0))
+    process.kill()
+    process.join()
+    lake_of(tmp_path).maintain(timedelta(0))
+    assert len(rows(lake_of(tmp_path))) == 1

@@ -24,6 +24,7 @@ from codeloc import archive, dumps, postgres
 from codeloc.commands import Command
 from codeloc.errors import CodelocError
 from codeloc.home import Restoring, State
+from codeloc.psql import session
 from codeloc.targets import Say, Target
 from codeloc.variables import roles as platform_roles
 from codeloc.workspace import locations
@@ -400,7 +401,7 @@ def _require_not_newer(manifest: Manifest, dagster_version: str) -> None:
 
 
 def _require_roles(manifest: Manifest, psql: Command, own: list[str]) -> None:
-    with dumps.session(psql, "postgres") as server:
+    with session(psql, "postgres") as server:
         there = {row["rolname"] for row in server.rows("SELECT rolname FROM pg_roles")}
     missing = sorted(set(manifest.roles) - there - set(own))
     if missing:
@@ -429,7 +430,7 @@ def _put(program: Command, backup: Path, manifest: Manifest, progress: Progress)
 def _compare(psql: Command, program: Command, manifest: Manifest, say: Say, progress: Progress) -> None:
     say("comparing every table")
     for database, tables in manifest.databases.items():
-        with dumps.session(psql, database) as opened:
+        with session(psql, database) as opened:
             restored = dumps.content(opened)
         for name in sorted(tables.keys() | restored.keys()):
             kept = (tables[name].rows, tables[name].hash) if name in tables else None

@@ -2,34 +2,33 @@
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import psycopg2
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 
-from codeloc import seed
+from codeloc import cli_locations, seed
+from codeloc.console import (
+    DEFAULT_HOME,
+    ComposeOption,
+    HomeOption,
+    absolute,
+    console,
+    errors,
+    home_of,
+    progress_bar,
+    say,
+)
 from codeloc.errors import CodelocError
-from codeloc.home import ROOT, Home
+from codeloc.home import ROOT
 from codeloc.people import Role
 from codeloc.platform import Platform, default_signals, sync
 from codeloc.seeding import Loaded, fill
-from codeloc.workspace import location_named
 
 if TYPE_CHECKING:
     from codeloc.targets import Target
@@ -42,14 +41,7 @@ app = typer.Typer(
     help="Runs a Dagster platform of several code locations on this machine.\n\n"
     "[bold]./codeloc up[/bold] starts it and loads an example; [bold]./codeloc down[/bold] stops it.",
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
-
-HomeOption = Annotated[
-    Path,
-    typer.Option("--home", metavar="DIR", help="Folder that everything is written into.", show_default="var"),
-]
-DEFAULT_HOME = ROOT / "var"
+cli_locations.register(app)
 
 
 def main() -> None:
@@ -99,12 +91,12 @@ def up(
     Postgres, a code server per location, the webserver and the daemon run on in the background until
     [bold]./codeloc down[/bold]. Ctrl-C while it starts stops everything again.
     """
-    platform = Platform(_home(home))
+    platform = Platform(home_of(home))
     started = not platform.supervisor.is_running()
     if not started:
         platform.require_complete()
     if started:
-        broken = platform.start(source, port, _say)
+        broken = platform.start(source, port, say)
     else:
         _refuse_changes(platform, source, port)
         console.print("The platform is up already.")
@@ -112,14 +104,14 @@ def up(
     loaded = None
     if broken:
         errors.print("\n".join(f"[red]codeloc:[/red] {escape(problem)}" for problem in broken), soft_wrap=True)
-        errors.print("The other locations work without it. Mend it, then ./codeloc reload NAME, then up again.")
+        errors.print("The other locations work without it. Mend it, then ./codeloc deploy NAME, then up again.")
     elif not empty:
         try:
             loaded = _fill(platform)
         except KeyboardInterrupt:
             if started:
-                _say("interrupted: stopping what was started")
-                platform.stop(_say)
+                say("interrupted: stopping what was started")
+                platform.stop(say)
             raise
     _summary(platform, loaded)
     raise typer.Exit(1 if broken else 0)
@@ -131,8 +123,8 @@ def down(home: HomeOption = DEFAULT_HOME) -> None:
 
     Queued runs wait for the next start, runs under way are tried again then.
     """
-    platform = Platform(_home(home))
-    if not platform.home.path.exists() or not platform.stop(_say):
+    platform = Platform(home_of(home))
+    if not platform.home.path.exists() or not platform.stop(say):
         console.print("The platform is down already.")
         return
     console.print("Stopped. [bold]./codeloc up[/bold] goes on where it was.")
@@ -144,7 +136,7 @@ def status(home: HomeOption = DEFAULT_HOME) -> None:
 
     Exits with 0 when all is well, 3 when the platform is down, 1 when a part of it is not well.
     """
-    platform = Platform(_home(home))
+    platform = Platform(home_of(home))
     if not platform.supervisor.is_running():
         console.print(f"The platform in {platform.home.path} is down. [bold]./codeloc up[/bold] starts it.")
         raise typer.Exit(3)
@@ -159,8 +151,14 @@ def status(home: HomeOption = DEFAULT_HOME) -> None:
     if platform.webserver.answers():
         for location in platform.webserver.locations():
             sound &= location.loaded
-            state = "[green]loaded" if location.loaded else f"[red]not loaded[/red]: {escape(location.error or '')}"
+            state = (
+                f"[green]loaded[/green], {location.version}"
+                if location.loaded
+                else f"[red]not loaded[/red]: {escape(location.error or '')}"
+            )
             console.print(f"location {location.name}: {state}")
+        for line in cli_locations.interrupted(platform):
+            console.print(f"[yellow]{escape(line)}", soft_wrap=True)
         for daemon in platform.webserver.unhealthy_daemons():
             console.print(f"daemon {daemon}: [red]not healthy")
             sound = False
@@ -180,7 +178,7 @@ def bi(home: HomeOption = DEFAULT_HOME) -> None:
     They are ordinary Postgres tables, kept up with the marts in the warehouse; the user can read them and
     nothing else.
     """
-    for name, value in Platform(_home(home)).bi_connection().items():
+    for name, value in Platform(home_of(home)).bi_connection().items():
         console.print(f"{name:<10}[bold]{escape(value)}[/bold]", soft_wrap=True)
 
 
@@ -213,7 +211,7 @@ def sql(
     package = ROOT / "shared"
     sync(package, lambda line: errors.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True))
     python = str(package / ".venv" / "bin" / "python")
-    command = [python, "-m", "taxi_shared.explore", str(_home(home).path), "--format", form.value]
+    command = [python, "-m", "taxi_shared.explore", str(home_of(home).path), "--format", form.value]
     if output is not None:
         command += ["--output", str(output)]
     if query is not None:
@@ -231,34 +229,18 @@ def logs(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Show the end of the processes' logs."""
-    files = sorted(_home(home).logs.glob("*.log"))
+    files = sorted(home_of(home).logs.glob("*.log"))
     if name is not None:
-        known = [file.stem for file in files]
-        if name not in known:
-            raise CodelocError(f"there is no log of '{name}', only of {', '.join(known) or 'nothing yet'}")
-        files = [file for file in files if file.stem == name]
+        # A location has one for each version that has served lately.
+        known = {file: file.stem.rpartition("-")[0] or file.stem for file in files}
+        if name not in known.values():
+            raise CodelocError(
+                f"there is no log of '{name}', only of {', '.join(sorted(set(known.values()))) or 'nothing yet'}"
+            )
+        files = [file for file in files if known[file] == name]
     if not files:
-        raise CodelocError(f"there are no logs in {_home(home).logs} yet: ./codeloc up makes some")
+        raise CodelocError(f"there are no logs in {home_of(home).logs} yet: ./codeloc up makes some")
     os.execvp("tail", ["tail", "-n", "100", *(["-F"] if follow else []), *map(str, files)])  # noqa: S606
-
-
-@app.command(epilog="Example: ./codeloc reload analytics")
-def reload(
-    location: Annotated[str, typer.Argument(help="The location whose code was edited.")],
-    home: HomeOption = DEFAULT_HOME,
-) -> None:
-    """Have one location serve its code as it is now; the others notice nothing.
-
-    The code is loaded beside the running one first: if that fails, the running one goes on.
-    """
-    platform = Platform(_home(home))
-    chosen = location_named(location)
-    if not platform.supervisor.is_running():
-        raise CodelocError("the platform is down: ./codeloc up starts it with the code as it is now")
-    with _progress() as progress:
-        progress(f"loading {location} beside the running one", 0, 0)
-        seconds = platform.reload(chosen, _say)
-    console.print(f"[green]{location} serves its new code[/green] ({seconds:.1f} s). {platform.webserver.url}")
 
 
 @app.command(epilog="Example: ./codeloc request --borough Manhattan --from 2023-01-01 --to 2023-01-31")
@@ -284,13 +266,13 @@ def request(
     """
     from codeloc import requests
 
-    platform = Platform(_home(home))
+    platform = Platform(home_of(home))
     wanted = requests.request(borough, first_day, last_day, service, name)
     if not platform.supervisor.is_running():
         raise CodelocError("the platform is down: ./codeloc up starts it")
     folder = platform.home.requests(requests.LOCATION)
     try:
-        with _progress() as progress:
+        with progress_bar() as progress:
             answer = requests.ask(platform.webserver, folder, wanted, platform.supervisor.require_all, progress)
     except KeyboardInterrupt:
         console.print(f"The request {wanted.name} goes on without this command: {platform.webserver.url}/runs")
@@ -348,12 +330,6 @@ def users_remove(name: NameArgument) -> None:
     console.print(f"[bold]{escape(name)}[/bold] can no longer log in.")
 
 
-ComposeOption = Annotated[
-    bool,
-    typer.Option("--compose", help="The platform in containers, as `docker compose` here knows it, instead of --home."),
-]
-
-
 @app.command(epilog="Example: ./codeloc backup /mnt/backups")
 def backup(
     folder: Annotated[
@@ -369,8 +345,8 @@ def backup(
     """
     from codeloc.backup import make_backup
 
-    with _progress() as progress:
-        made, manifest = make_backup(_target(compose, home), _absolute(folder), _say, _percent(progress))
+    with progress_bar() as progress:
+        made, manifest = make_backup(_target(compose, home), absolute(folder), say, _percent(progress))
     console.print(f"[bold]Backup[/bold]  {escape(str(made))}", soft_wrap=True)
     console.print(f"        {manifest.in_words()}", soft_wrap=True)
 
@@ -388,8 +364,8 @@ def restore(
     from codeloc.backup import restore as restore_backup
 
     target = _target(compose, home)
-    with _progress() as progress:
-        manifest = restore_backup(target, _absolute(backup), _say, _percent(progress))
+    with progress_bar() as progress:
+        manifest = restore_backup(target, absolute(backup), say, _percent(progress))
     console.print(
         f"[green]Restored and compared[/green]: {manifest.in_words()}, as they were at"
         f" {manifest.made:%Y-%m-%d %H:%M:%S} UTC.",
@@ -416,7 +392,7 @@ def run_tests(
     """Run ruff, mypy and pytest on packages, each in its own environment."""
     from codeloc.checks import run_checks
 
-    checks = run_checks(packages or [], docker, _say)
+    checks = run_checks(packages or [], docker, say)
     table = Table("package", "check", "result", "seconds", box=None, pad_edge=False)
     for check in checks:
         result = "[green]passed" if check.passed else "[red]failed"
@@ -431,7 +407,7 @@ def doctor(home: HomeOption = DEFAULT_HOME) -> None:
     from codeloc.doctor import examine
 
     sound = True
-    for finding in examine(_home(home)):
+    for finding in examine(home_of(home)):
         mark = (
             "[green]ok[/green]  "
             if not finding.fix
@@ -449,19 +425,11 @@ def doctor(home: HomeOption = DEFAULT_HOME) -> None:
 # -- what the commands share ----------------------------------------------------------------------
 
 
-def _home(path: Path) -> Home:
-    return Home(_absolute(path))
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().resolve()
-
-
 def _target(compose: bool, home: Path) -> "Target":
     from codeloc.targets import ComposeTarget, LocalTarget
 
     if not compose:
-        return LocalTarget(Platform(_home(home)))
+        return LocalTarget(Platform(home_of(home)))
     if home != DEFAULT_HOME:
         raise CodelocError("--compose and --home: a platform is either in containers or in a folder")
     return ComposeTarget()
@@ -473,38 +441,9 @@ def _password() -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
-def _say(line: str) -> None:
-    console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(line)}", soft_wrap=True)
-
-
 def _fill(platform: Platform) -> Loaded:
-    with _progress() as progress:
+    with progress_bar() as progress:
         return fill(platform.webserver, platform.base_url, platform.supervisor.require_all, progress)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, a line per change elsewhere."""
-    if not console.is_terminal:
-        last: list[tuple[str, int, int]] = []
-
-        def report(text: str, done: int, total: int) -> None:
-            if last != [(text, done, total)]:
-                last[:] = [(text, done, total)]
-                _say(f"{text}: {done} of {total}" if total else text)
-
-        yield report
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total or None)
 
 
 def _percent(progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:

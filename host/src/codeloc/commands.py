@@ -64,6 +64,8 @@ class Command:
                 stderr=complaints,
                 env=os.environ | self.environment,
                 cwd=self.folder,
+                # Ctrl-C is this process's: it ends the program where it has to, and may still need it to tidy up.
+                process_group=0,
             )
             given_to, printed = _both(process)
             try:

@@ -21,7 +21,7 @@ from codeloc.people import ADMIN, People, Role, SetBy, require_password
 from codeloc.platform import wait_until
 from codeloc.seeding import fill
 from codeloc.settings import Settings, database_passwords, load_settings
-from codeloc.variables import dagster_variables, host_variables, location_variables, roles
+from codeloc.variables import dagster_variables, location_variables, roles
 from codeloc.workspace import bi_schemas, locations, pools
 
 # In every container at the same place, as far as it is mounted there.
@@ -30,7 +30,6 @@ HOME = Home(Path("/data"))
 SETTINGS = HOME.path / "settings"
 MOUNTED = Path("/settings")
 HOST = "host"
-CODE_SERVER_PORT = 4000
 # The servers, as the containers reach them: past the proxy and its login.
 POSTGRES_HOST = "postgres"
 FILES_URL = "http://files:3001"
@@ -73,11 +72,11 @@ def _prepare() -> None:
     _let_admin_in(admin_password)
     postgres.provision(server, [location.name for location in found], secrets, bi_schemas(), owner=None)
     dagster = dagster_variables(HOME, server, secrets, instance=MOUNTED)
-    addresses = {location: (location.name, CODE_SERVER_PORT) for location in found}
-    _tell(HOST, dagster | host_variables(addresses))
-    reports_url = f"{_public_url(settings)}/{HOME.reports.name}"
+    _tell(HOST, dagster)
+    url = _public_url(settings)
     for location in found:
-        own = location_variables(HOME, settings, location, server, secrets, reports_url, source)
+        urls = (url, f"{url}/{HOME.reports.name}")
+        own = location_variables(HOME, settings, location, server, secrets, urls, source)
         _tell(location.name, dagster | own)
     prepare_storage(dagster | {"DAGSTER_HOME": str(SETTINGS / HOST)}, pools(), state, _say)
     state.save(HOME)

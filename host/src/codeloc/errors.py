@@ -3,3 +3,7 @@
 
 class CodelocError(Exception):
     """Shown to the user as it is, without a traceback."""
+
+
+class CandidateError(CodelocError):
+    """The new code does not load or does not stay up; what serves goes on."""

@@ -31,6 +31,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
+from codeloc.labels import ONE_OFF, PROJECT, SERVICE, SOCKETS, repository
 from codeloc.workspace import locations
 
 logger = logging.getLogger("codeloc.gate")
@@ -39,10 +40,6 @@ ENGINE_SOCKET = "/var/run/docker.sock"
 LAUNCH_SOCKET = Path("/run/launch/docker.sock")
 STOP_SOCKET = Path("/run/stop/docker.sock")
 
-# Compose's own labels, on services.
-PROJECT = "com.docker.compose.project"
-SERVICE = "com.docker.compose.service"
-ONE_OFF = "com.docker.compose.oneoff"
 # Ours, on runs. With Compose's they would count as their location's service, and `up` would wait for their health.
 RUN_PROJECT = "codeloc.project"
 RUN_LOCATION = "codeloc.location"
@@ -129,14 +126,9 @@ class AskedContainer(_Asked):
         return labels
 
 
-def repository(image: str) -> str:
-    """An image's name without tag and digest: the same for each version of a location."""
-    name = image.split("@", 1)[0]
-    head, colon, tail = name.rpartition(":")
-    return head if colon and "/" not in tail else name
-
-
-def twin(asked: AskedContainer, service: dict[str, Any], image_variables: list[str]) -> dict[str, Any]:
+def twin(
+    asked: AskedContainer, service: dict[str, Any], image_variables: list[str], image_id: str | None
+) -> dict[str, Any]:
     """The body that the engine gets.
 
     Parameters
@@ -145,13 +137,22 @@ def twin(asked: AskedContainer, service: dict[str, Any], image_variables: list[s
         The container of the location's service, as the engine describes it.
     image_variables
         What the service's image sets. The run's image, which may be another version, sets its own.
+    image_id
+        Of the run's image; None: the engine has no such image, and will say so.
     """
     config, host = service["Config"], service["HostConfig"]
+    # Of its own version, not of the service's.
+    own = {"DAGSTER_CURRENT_IMAGE": asked.Image} | ({"CODELOC_IMAGE": image_id} if image_id else {})
+    kept = [
+        variable
+        for variable in config["Env"] or ()
+        if variable not in image_variables and variable.split("=", 1)[0] not in own
+    ]
     memory, scratch = parse_bytes(config["Labels"][RUN_MEMORY]), config["Labels"][RUN_SCRATCH]
     return {
         "Image": asked.Image,
         "Cmd": asked.Cmd,
-        "Env": [*(variable for variable in config["Env"] or () if variable not in image_variables), *asked.Env],
+        "Env": [*kept, *(f"{name}={value}" for name, value in own.items()), *asked.Env],
         "User": config["User"],
         "Labels": {
             **asked.Labels,
@@ -163,10 +164,11 @@ def twin(asked: AskedContainer, service: dict[str, Any], image_variables: list[s
         "HostConfig": {
             **{name: host.get(name) for name in _CONFINEMENT},
             "AutoRemove": True,
+            # Not the sockets: a run could pass itself off as a server.
             "Binds": [
                 f"{mount.get('Name') or mount['Source']}:{mount['Destination']}:{'rw' if mount['RW'] else 'ro'}"
                 for mount in service["Mounts"]
-                if mount["Type"] in ("volume", "bind")
+                if mount["Type"] in ("volume", "bind") and mount["Destination"] != SOCKETS
             ],
             "Memory": memory,
             "MemorySwap": memory,
@@ -210,7 +212,9 @@ class Engine:
             The image is no location's, or the location is not up: then the deployment is being stopped.
         """
         wanted = repository(image)
-        for found in await self._running_locations():
+        # During a deploy there are two: one of the very version, if there is one.
+        running = sorted(await self._running_locations(), key=lambda found: bool(found["Config"]["Image"] != image))
+        for found in running:
             labels = found["Config"]["Labels"]
             if repository(found["Config"]["Image"]) == wanted:
                 if not labels.keys() >= {RUN_MEMORY, RUN_SCRATCH}:
@@ -218,6 +222,13 @@ class Engine:
                 made_from = (await self._ask(f"/images/{found['Image']}/json")).json()
                 return found, made_from["Config"]["Env"] or []
         raise RefusedError(f"'{image}' is not the image of a code location that is up in the project '{self._project}'")
+
+    async def image_id(self, image: str) -> str | None:
+        """Which image a name stands for now; None: there is none."""
+        found = await self._client.get(f"/images/{image}/json")
+        if found.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return str(found.raise_for_status().json()["Id"])
 
     async def end_runs_of_a_stopped_deployment(self) -> None:
         """End every run, if no location is up any more: then it is not the gate alone that is being stopped."""
@@ -236,7 +247,9 @@ class Engine:
         known = {location.name for location in locations()}
         listed = await self._list([f"{PROJECT}={self._project}", f"{ONE_OFF}=False"])
         ours = [container["Id"] for container in listed if container["Labels"][SERVICE] in known]
-        return [(await self._ask(f"/containers/{container}/json")).json() for container in ours]
+        described = [await self._client.get(f"/containers/{container}/json") for container in ours]
+        # One that was replaced may be gone since it was listed.
+        return [answer.raise_for_status().json() for answer in described if answer.status_code != httpx.codes.NOT_FOUND]
 
     async def _list(self, labels: list[str]) -> list[dict[str, Any]]:
         """The containers that run and have these labels."""
@@ -288,7 +301,7 @@ def gate(engine: Engine, *, launches: bool) -> Starlette:
             raise RefusedError(f"a run's container is created without {', '.join(request.query_params)}")
         asked = AskedContainer.model_validate_json(await request.body())
         service, image_variables = await engine.service_of(asked.Image)
-        body = twin(asked, service, image_variables)
+        body = twin(asked, service, image_variables, await engine.image_id(asked.Image))
         # As Compose names what it makes. A run that is resumed may meet its first container.
         labels, part = body["Labels"], secrets.token_hex(2)
         name = f"{labels[RUN_PROJECT]}-{labels[RUN_LOCATION]}-run-{labels[RUN_ID][:8]}-{part}"

@@ -1,6 +1,6 @@
 """What the webserver is asked over GraphQL.
 
-Dagster's own Python client launches and reloads, but cannot ask whether locations are loaded, which
+Dagster's own Python client launches, but cannot ask whether locations are loaded, which
 partitions are there, or what a sensor did last; one small client for all of it reads better than two.
 """
 
@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 
 from codeloc.errors import CodelocError
+from codeloc.serving import version_of
 
 REPOSITORY = "__repository__"
 
 _LOCATIONS = """
 { workspaceOrError { ... on Workspace { locationEntries {
-    name loadStatus updatedTimestamp
+    name loadStatus displayMetadata { key value }
     locationOrLoadError { __typename ... on PythonError { message causes { message } } }
 } } } }
 """
@@ -100,22 +101,23 @@ query ($key: AssetKeyInput!, $name: String!) { assetCheckExecutions(assetKey: $k
 } }
 """
 
-_RELOAD = """
-mutation ($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) {
-    __typename
-    ... on WorkspaceLocationEntry { loadStatus locationOrLoadError {
-        __typename ... on PythonError { message causes { message } } } }
-} }
-"""
-
 
 @dataclass(frozen=True)
 class LocationStatus:
-    """A location as the webserver sees it; `error` is set when its definitions did not load."""
+    """A location as the webserver sees it.
+
+    Attributes
+    ----------
+    error
+        Why its definitions did not load.
+    version
+        Of the code that is loaded; None where none is.
+    """
 
     name: str
     loaded: bool
     error: str | None
+    version: str | None
 
     @property
     def failed(self) -> bool:
@@ -175,11 +177,11 @@ class Webserver:
     def locations(self) -> list[LocationStatus]:
         """Every location of the workspace."""
         entries = self.query(_LOCATIONS)["workspaceOrError"].get("locationEntries", [])
-        return [_location_status(entry["name"], entry) for entry in entries]
+        return [_location_status(entry) for entry in entries]
 
-    def reload(self, location: str) -> LocationStatus:
-        """Have the location's code server load its code anew."""
-        return _location_status(location, self.query(_RELOAD, name=location)["reloadRepositoryLocation"])
+    def reload_workspace(self) -> None:
+        """Have workspace.yaml read anew."""
+        self.query("mutation { reloadWorkspace { __typename } }")
 
     def unhealthy_daemons(self, since: float = 0) -> list[str]:
         """Daemons that should run and do not, or were not heard of `since` (seconds since 1970)."""
@@ -304,11 +306,12 @@ class Webserver:
         ]
 
 
-def _location_status(name: str, entry: dict[str, Any]) -> LocationStatus:
-    found = entry.get("locationOrLoadError") or {}
+def _location_status(entry: dict[str, Any]) -> LocationStatus:
+    found = entry["locationOrLoadError"] or {}
     error = None
     if found.get("__typename") == "PythonError":
         # From what the webserver noticed to what the code did.
         error = "\n".join(cause["message"].strip() for cause in [found, *found.get("causes", [])])
-    loaded = entry.get("loadStatus") == "LOADED" and found.get("__typename") == "RepositoryLocation"
-    return LocationStatus(name, loaded, error)
+    loaded = entry["loadStatus"] == "LOADED" and found.get("__typename") == "RepositoryLocation"
+    told = {metadata["key"]: metadata["value"] for metadata in entry["displayMetadata"]}
+    return LocationStatus(entry["name"], loaded, error, version_of(told.get("image")) if loaded else None)

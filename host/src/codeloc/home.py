@@ -69,6 +69,24 @@ class Home:
         return self.path / "spill"
 
     @property
+    def releases(self) -> Path:
+        """A folder per location with a folder per version: the code that its processes run."""
+        return self.path / "releases"
+
+    @property
+    def environments(self) -> Path:
+        """The environments of releases, one per lock that a location had."""
+        return self.path / "environments"
+
+    def sockets(self, location: str) -> Path:
+        """Where the code servers of one location listen. workspace.yaml names it, relative to this folder."""
+        return self.path / "run" / location
+
+    def settings_of(self, location: str) -> Path:
+        """A file to source, with what all processes of one location are told."""
+        return self.path / "tmp" / f"{location}.env"
+
+    @property
     def restoring(self) -> Path:
         """There while a backup is being restored, and for as long as an interrupted restore is not repeated."""
         return self.path / "restoring.json"
@@ -87,7 +105,7 @@ class Home:
         if self.path == ROOT / "var":
             # The `codeloc` script may have made it, for uv. Others' right to pass through is kept.
             self.path.chmod(self.path.stat().st_mode & 0o711)
-        for folder in (self.logs, self.dagster, self.spill, self.path / "tmp"):
+        for folder in (self.logs, self.dagster, self.spill, self.releases, self.environments, self.path / "tmp"):
             folder.mkdir(mode=0o700, exist_ok=True)
 
 

@@ -12,14 +12,16 @@ from codeloc.home import ROOT, Home, State
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-# The one thing in which the local instance differs from the deployed one.
-LOCAL_RUN_LAUNCHER = {"module": "dagster", "class": "DefaultRunLauncher"}
-
 
 def render_dagster_yaml(home: Home) -> None:
     """Write the repository's dagster.yaml into DAGSTER_HOME, with the local run launcher."""
     config = yaml.safe_load((ROOT / "dagster.yaml").read_text(encoding="utf-8"))
-    config["run_launcher"] = LOCAL_RUN_LAUNCHER
+    # The one thing in which the local instance differs from the deployed one.
+    config["run_launcher"] = {
+        "module": "codeloc.launchers",
+        "class": "ProcessRunLauncher",
+        "config": {"home": str(home.path)},
+    }
     draft = home.dagster / "dagster.yaml.part"
     draft.write_text(
         f"# Made by codeloc from {ROOT / 'dagster.yaml'}: edit that one.\n" + yaml.safe_dump(config, sort_keys=False),

@@ -1,8 +1,8 @@
 """The platform on this machine: what it consists of, and how it is started, stopped and looked at."""
 
 import contextlib
+import getpass
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,14 +18,19 @@ import psutil
 import psycopg2
 
 from codeloc import postgres, seed
+from codeloc.commands import Command
 from codeloc.environments import EnvironmentFailedError, is_current, make_environment
-from codeloc.errors import CodelocError
+from codeloc.errors import CandidateError, CodelocError
 from codeloc.graphql import LocationStatus, Webserver
-from codeloc.home import ROOT, Home, Restoring, State, passwords, save_reader
+from codeloc.home import ROOT, Home, Restoring, State, exports, passwords, save_reader, write_private
 from codeloc.instance import prepare_storage, render_dagster_yaml, settle_runs
+from codeloc.ledger import DONE, UNDONE, Ledger, ledger
+from codeloc.releases import Release, current, forget_current, made, make_current, make_release
+from codeloc.serving import answers
 from codeloc.settings import Settings, database_passwords, inherited_environment, load_settings
-from codeloc.supervision import Program, Supervisor
-from codeloc.variables import dagster_variables, host_variables, location_variables, roles
+from codeloc.sources import Source, working_tree
+from codeloc.supervision import LONGEST_SOCKET_PATH, SOURCED, Program, Supervisor
+from codeloc.variables import dagster_variables, location_variables, roles
 from codeloc.workspace import Location, bi_schemas, locations, pools
 
 # Every process of a platform carries it, run workers too, so that none can be missed or mistaken.
@@ -63,7 +68,7 @@ class Platform:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Held while the platform is started, stopped or reloaded, so that two commands don't do it at once."""
+        """Held while the platform is started, stopped or deployed to, so that two commands don't do it at once."""
         self.home.make()
         lock, note = filelock.FileLock(self.home.path / "codeloc.lock"), self.home.path / "codeloc.pid"
         try:
@@ -122,14 +127,16 @@ class Platform:
         self._choose_ports(port, say)
         secrets = passwords(self.home, roles(self.locations), self._given_passwords())
         server = self._server(secrets)
-        programs = self._programs(server, secrets)  # refuses a wrong source before anything starts
+        self.base_url  # noqa: B018  (refuses a wrong source before anything starts)
+        for location in self.locations:
+            self._require_short_path(location)
         self.state.save(self.home)
         render_dagster_yaml(self.home)
         if self._embedded:
             postgres.initialize(self.home, secrets["postgres"], say)
         self._make_sample(say)
 
-        self.supervisor.start(programs, inherited_environment() | {MARK: str(self.home.path)})
+        self.supervisor.start(self.programs([]), inherited_environment() | {MARK: str(self.home.path)})
         if self._embedded:
             say("starting Postgres")
             self.supervisor.start_program("postgres")
@@ -139,18 +146,101 @@ class Platform:
         prepare_storage(dagster, pools(), self.state, say)
         settle_runs(dagster, say)
         self.state.save(self.home)
-        save_reader(self.home, self._reader(server), postgres.password_line(postgres.READER, secrets[postgres.READER]))
-        say("starting the code servers, the webserver, the daemon")
-        names = [program.name for program in programs if program.name not in ("postgres", "daemon")]
-        for name in names:
-            self.supervisor.start_program(name)
-        self._wait_for_webserver(names)
-        broken = self._wait_for_locations()
+        self._tell_locations()
+        with ledger(self.psql) as history:
+            serving, broken = self._start_servers(history, say)
         # Last: what it looks at first is there.
         started = time.time()
         self.supervisor.start_program("daemon")
+        self._wait_for_webserver(["webserver", "files"])
+        broken += self._wait_for_locations(serving)
         self._wait_for_daemon(started)
         return broken
+
+    def _start_servers(self, history: Ledger, say: Say) -> tuple[list[Release], list[str]]:
+        """Start a code server per location, and the servers that need none; tells what serves and what does not load.
+
+        A location gets the code as it is now. It gets the one that it had before where the last thing done to it was a
+        rollback, and where the code as it is now does not load.
+        """
+        self.settle_interrupted(history)
+        before = {location.name: current(self.home, location.name) for location in self.locations}
+        sources = {location.name: working_tree(location.name) for location in self.locations}
+        wanted = [
+            Release(self.home, name, self._wanted(name, source, history, say)) for name, source in sources.items()
+        ]
+        say("starting the code servers, the webserver, the daemon")
+        self.supervisor.change(self.programs(wanted))
+        for name in ("files", "webserver"):
+            self.supervisor.start_program(name)
+        for release in wanted:
+            make_current(self.home, release.location, release.version)
+            self.supervisor.start_program(release.program)
+        serving, broken = [], []
+        for release in wanted:
+            former = before[release.location]
+            try:
+                self.wait_for_server(release, 120)
+            except CodelocError as error:
+                broken.append(f"location '{release.location}' did not load: {error}")
+                if former in (None, release.version) or former not in made(self.home, release.location):
+                    forget_current(self.home, release.location)
+                    continue
+                broken.append(f"{release.location} goes on with the code it had before, {former}")
+                release = Release(self.home, release.location, former)
+                make_current(self.home, release.location, former)
+            serving.append(release)
+            if release.version != former:
+                source = sources[release.location]
+                row = history.begin(
+                    release.location, "up", former, release.version, source.commit, whoami(), files=source.files
+                )
+                history.end(row, DONE)
+        self.supervisor.change(self.programs(serving))
+        for release in serving:
+            self.supervisor.start_program(release.program)
+            self.wait_for_server(release, 120)
+        return serving, broken
+
+    def _wanted(self, location: str, source: Source, history: Ledger, say: Say) -> str:
+        last = next((found for found in history.history(location) if found.outcome == DONE), None)
+        kept = current(self.home, location)
+        if kept is not None and last is not None and last.action == "rollback":
+            say(f"{location} stays at {kept}, since it was rolled back: ./codeloc deploy {location} ends that")
+            return kept
+        return make_release(self.home, location, source, say)
+
+    def settle_interrupted(self, history: Ledger) -> None:
+        """Write down how what was cut off ended: the link says which version serves."""
+        for found in history.unfinished():
+            history.end(found.id, DONE if current(self.home, found.location) == found.to_version else UNDONE)
+
+    def wait_for_server(self, release: Release, seconds: float) -> None:
+        """Wait until a code server answers.
+
+        Raises
+        ------
+        CandidateError
+            It ended instead, or takes longer; with the end of its log.
+        """
+
+        def problem() -> str | None:
+            state = self.supervisor.state(release.program)
+            if state in ("BACKOFF", "FATAL", "EXITED"):
+                raise CandidateError(f"the end of its log:\n{self.supervisor.log_end(release.program)}")
+            return None if answers(release.socket) else "it does not answer"
+
+        try:
+            wait_until(problem, seconds, f"{release.location} {release.version} did not load")
+        except CandidateError:
+            raise
+        except CodelocError as error:
+            raise CandidateError(f"{error}. The end of its log:\n{self.supervisor.log_end(release.program)}") from None
+
+    def _require_short_path(self, location: Location) -> None:
+        socket = Release(self.home, location.name, "0" * 8).socket
+        if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
+            raise CodelocError(f"{socket} is too long a path for a socket: choose a shorter folder with --home")
 
     def provision(self, server: postgres.Server) -> None:
         """Bring roles, databases and schemas to what they should be; safe to repeat."""
@@ -226,8 +316,7 @@ class Platform:
         if self.state.ports["webserver"] != wanted:
             say(f"port {wanted} is taken{taken_by(wanted)}: the UI gets {self.state.ports['webserver']}")
         choose("files", self.wanted_port("files"))
-        for name in ("postgres", *(location.name for location in self.locations)):
-            choose(name, kept.get(name, 0))
+        choose("postgres", kept.get("postgres", 0))
 
     def wanted_port(self, name: str = "webserver") -> int:
         """The port of the UI or the files: the same from start to start unless the setting asks for another."""
@@ -297,37 +386,73 @@ class Platform:
     def _dagster(self, server: postgres.Server, secrets: dict[str, str]) -> dict[str, str]:
         return dagster_variables(self.home, server, secrets, instance=self.home.dagster)
 
-    def _programs(self, server: postgres.Server, secrets: dict[str, str]) -> list[Program]:
-        """Every process, in the order they are started in."""
-        dagster = self._dagster(server, secrets)
-        addresses = {location: ("127.0.0.1", self.state.ports[location.name]) for location in self.locations}
-        host = dagster | host_variables(addresses)
+    def programs(self, servers: list[Release]) -> list[Program]:
+        """Every process, with these code servers."""
+        secrets = passwords(self.home, roles(self.locations), self._given_passwords())
+        server = self._server(secrets)
+        host = self._dagster(server, secrets)
         python, workspace = str(HOST_PYTHON), str(ROOT / "workspace.yaml")
         ports = self.state.ports
         programs = []
         if self._embedded:
             programs.append(self._postgres_program())
         serve = f"-m uvicorn codeloc.files:app --host 127.0.0.1 --port {ports['files']} --log-level warning"
-        programs.append(Program("files", [python, *serve.split()], {"CODELOC_SERVED": str(self.home.served)}))
-        for location in self.locations:
-            serve = (
-                f"-m dagster code-server start -h 127.0.0.1 -p {ports[location.name]}"
-                f" -m {location.module} --location-name {location.name}"
-            )
-            environment = dagster | self.location_environment(location, server, secrets)
-            # It lets runs under way finish, up to half a minute.
-            programs.append(
-                Program(location.name, [str(location.python), *serve.split()], environment, stop_seconds=40)
-            )
+        served = {"CODELOC_SERVED": str(self.home.served)}
+        programs.append(Program("files", [python, *serve.split()], served, self.home.path))
+        # They find the sockets of workspace.yaml from the folder they are in.
         serve = f"-m dagster_webserver -h 127.0.0.1 -p {ports['webserver']}"
-        programs.append(Program("webserver", [python, *serve.split(), "-w", workspace], host))
-        programs.append(Program("daemon", [python, "-m", "codeloc.daemon", "run", "-w", workspace], host))
-        return programs
+        programs.append(Program("webserver", [python, *serve.split(), "-w", workspace], host, self.home.path))
+        daemon = [python, "-m", "codeloc.daemon", "run", "-w", workspace]
+        programs.append(Program("daemon", daemon, host, self.home.path))
+        return programs + [self._server_program(release) for release in servers]
+
+    def _server_program(self, release: Release) -> Program:
+        release.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        serve = f"-m dagster api grpc -m {release.location}.definitions --location-name {release.location} --socket"
+        return Program(
+            release.program,
+            # What the location is told is in a file, which its runs read too.
+            [
+                *SOURCED,
+                str(self.home.settings_of(release.location)),
+                str(release.python),
+                *serve.split(),
+                str(release.socket),
+            ],
+            release.variables,
+            release.package,
+            # It answers what it was asked before it was told to end: a sensor may take its time.
+            stop_seconds=70,
+        )
+
+    def _tell_locations(self) -> None:
+        """Write down what the processes of each location are told, and what a person needs to read every lake."""
+        secrets = passwords(self.home, roles(self.locations), self._given_passwords())
+        server = self._server(secrets)
+        dagster = self._dagster(server, secrets)
+        for location in self.locations:
+            variables = dagster | self.location_environment(location, server, secrets)
+            write_private(self.home.settings_of(location.name), exports(variables))
+        save_reader(self.home, self._reader(server), postgres.password_line(postgres.READER, secrets[postgres.READER]))
+
+    def admit_locations(self) -> None:
+        """Give the locations that were added to workspace.yaml while the platform is up all that they need to start."""
+        for location in self.locations:
+            self._require_short_path(location)
+        self.provision(self.running_server)
+        self._tell_locations()
+
+    @property
+    def psql(self) -> Command:
+        """Postgres' own psql, as its administrator, while the platform is up."""
+        return Command([str(postgres.programs() / "psql")], self.running_server.client_environment)
 
     def _postgres_program(self) -> Program:
         command = postgres.command(self.home, self.state.ports["postgres"])
         # INT is Postgres's fast shutdown; TERM would wait for every client to leave.
-        return Program("postgres", command, {}, stop_seconds=60, stop_signal="INT", user=postgres.system_user())
+        return Program(
+            "postgres", command, {}, Path("/"), stop_seconds=60, stop_signal="INT", user=postgres.system_user()
+        )
 
     def location_environment(
         self, location: Location, server: postgres.Server, secrets: dict[str, str]
@@ -336,7 +461,8 @@ class Platform:
         self.home.requests(location.name).mkdir(parents=True, exist_ok=True)
         self.home.reports.mkdir(parents=True, exist_ok=True)
         source = self._source_environment()
-        return location_variables(self.home, self.settings, location, server, secrets, self.reports_url, source)
+        urls = (self.webserver.url, self.reports_url)
+        return location_variables(self.home, self.settings, location, server, secrets, urls, source)
 
     def _make_sample(self, say: Say) -> None:
         if self.state.source != seed.SAMPLE:
@@ -353,44 +479,6 @@ class Platform:
         )
         if finished.returncode != 0:
             raise CodelocError(f"the sample months could not be made:\n{finished.stderr.strip()}")
-
-    def reload(self, location: Location, say: Say) -> float:
-        """Have a location's code server load its code anew, after it was seen to load; returns the seconds it took.
-
-        Raises
-        ------
-        CodelocError
-            The new code does not load; the running code goes on.
-        """
-        if location.name not in (process.name for process in self.supervisor.processes()):
-            raise CodelocError(f"{location.name} was not there when the platform was started: ./codeloc down, then up")
-        started = time.monotonic()
-        with self.exclusive():
-            self._reload(location, say)
-        return time.monotonic() - started
-
-    def _reload(self, location: Location, say: Say) -> None:
-        sync(location.folder, say)
-        # A reload of code that does not load would lose the definitions that are being served.
-        try:
-            checked = subprocess.run(
-                [str(location.python.with_name("dg")), "check", "defs"],
-                env=inherited_environment() | {"VIRTUAL_ENV": str(location.folder / ".venv")},
-                cwd=location.folder,
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CodelocError(f"{location.name}'s code did not load within 120 s; the running code goes on") from None
-        if checked.returncode != 0:
-            raise CodelocError(
-                f"{location.name}'s code does not load; the running code goes on.\n{_plain_end(checked.stdout)}"
-            )
-        status = self.webserver.reload(location.name)
-        if not status.loaded:
-            raise CodelocError(self._explain(status))
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -423,9 +511,9 @@ class Platform:
 
         wait_until(heard_of, 90, "the daemon is not well")
 
-    def _wait_for_locations(self) -> list[str]:
-        """What is wrong with the locations that do not load, once each has loaded or failed."""
-        expected = {location.name for location in self.locations}
+    def _wait_for_locations(self, serving: list[Release]) -> list[str]:
+        """What is wrong with the locations that the webserver does not load, once each has loaded or failed."""
+        expected = {release.location for release in serving}
 
         def waiting() -> str | None:
             statuses = self.webserver.locations()
@@ -435,7 +523,7 @@ class Platform:
         with contextlib.suppress(CodelocError):
             wait_until(waiting, 90, "not every location was loaded")
         statuses = {status.name: status for status in self.webserver.locations()}
-        missing = LocationStatus("", loaded=False, error=None)
+        missing = LocationStatus("", loaded=False, error=None, version=None)
         return [
             self._explain(replace(statuses.get(name, missing), name=name))
             for name in sorted(expected)
@@ -472,7 +560,9 @@ class Platform:
         return seed.source_environment(self.state.source, sample, zones)
 
     def _explain(self, status: LocationStatus) -> str:
-        reason = status.error or f"end of its log:\n{self.supervisor.log_end(status.name)}"
+        version = current(self.home, status.name)
+        program = Release(self.home, status.name, version).program if version else ""
+        reason = status.error or f"end of its log:\n{self.supervisor.log_end(program)}"
         return f"location '{status.name}' did not load: {reason.strip()}"
 
     # -- stopping ---------------------------------------------------------------------------------
@@ -517,7 +607,7 @@ class Platform:
             left = [process.name for process in running if is_alive(process.pid)]
             return ", ".join(left) or None
 
-        wait_until(still_running, 60, "not every process stopped")
+        wait_until(still_running, 90, "not every process stopped")
 
     def _end_leftovers(self, say: Say) -> None:
         """End what a supervisor that was killed could not stop, found by the mark every process carries."""
@@ -551,12 +641,12 @@ def marked(home: Home) -> list[psutil.Process]:
 
 
 def run_workers(home: Home) -> list[psutil.Process]:
-    """Processes that execute runs: what the code servers start through multiprocessing."""
+    """Processes that execute runs, and those that such a process started for its steps."""
     found = []
     for process in marked(home):
         with _gone_is_fine():
             command = " ".join(process.cmdline())
-            if "multiprocessing.spawn" in command or "multiprocessing.forkserver" in command:
+            if any(word in command for word in ("execute_run", "multiprocessing.spawn", "multiprocessing.forkserver")):
                 found.append(process)
     return found
 
@@ -618,16 +708,16 @@ def _as_interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def whoami() -> str:
+    """Who does something, for the history."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
 def _content(file: Path) -> str:
     try:
         return file.read_text(encoding="ascii")
     except OSError:
         return "unknown"
-
-
-def _plain_end(output: str) -> str:
-    """The end of what a program printed, where the cause stands, without colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", output).strip()[-3000:]
 
 
 def is_free(port: int) -> bool:

@@ -65,6 +65,17 @@ class Server:
         """For SQLAlchemy, as `DAGSTER_POSTGRES_URL`."""
         return f"postgresql+psycopg2://{role}:{quote(password, safe='')}@{self.host}:{self.port}/{database}"
 
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """What Postgres' own programs need to be its administrator."""
+        return {
+            "PGHOST": self.host,
+            "PGPORT": str(self.port),
+            "PGUSER": self.user,
+            "PGPASSWORD": self.password,
+            "PGCONNECT_TIMEOUT": "10",
+        }
+
     @contextmanager
     def administer(self, database: str) -> Iterator[psycopg2.extensions.cursor]:
         """A cursor of the administrator; each statement is committed by itself."""

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     postgres_user: str = "postgres"
     postgres_password: SecretStr | None = None
 
+    alerts: SecretStr = SecretStr("")
+
     tlc_base_url: HttpUrl | None = None
     taxi_zones_url: HttpUrl | None = None
 
@@ -51,6 +53,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if not all("://" in word for word in self.alerts.get_secret_value().split()):
+            raise ValueError("ALERTS: must be addresses, or team=address, with spaces between them")
         if self.postgres_host and self.postgres_password is None:
             raise ValueError("POSTGRES_PASSWORD: is missing, and POSTGRES_HOST is set")
         on_s3 = (self.warehouse_data or "").startswith("s3://")
@@ -59,6 +63,11 @@ class Settings(BaseSettings):
                 "WAREHOUSE_S3_ACCESS_KEY_ID and WAREHOUSE_S3_SECRET_ACCESS_KEY: needed when WAREHOUSE_DATA is on S3"
             )
         return self
+
+    def alerts_of(self, team: str) -> list[str]:
+        """What of ALERTS is for a team: its own addresses, and those for everybody."""
+        words = self.alerts.get_secret_value().split()
+        return [word for word in words if word.startswith(f"{team}=") or not re.match(r"[a-z0-9_]+=", word)]
 
 
 def load_settings() -> Settings:
@@ -92,7 +101,7 @@ def database_passwords() -> dict[str, str]:
 
 
 def inherited_environment() -> dict[str, str]:
-    """What every process of the platform inherits: the environment and .env, without database passwords."""
+    """What every process of the platform inherits: the environment and .env, without passwords."""
     environment = {name: value for name, value in (dotenv_values(ENV_FILE) | os.environ).items() if value is not None}
     return {
         name: value
@@ -102,6 +111,8 @@ def inherited_environment() -> dict[str, str]:
         not in {
             "POSTGRES_PASSWORD",
             "ADMIN_PASSWORD",
+            # Each team's own are given to its location.
+            "ALERTS",
             # Processes import the same modules again and again: without bytecode that takes 2.5 times as long.
             "PYTHONDONTWRITEBYTECODE",
             "VIRTUAL_ENV",

@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from codeloc.errors import CodelocError
-from codeloc.home import ROOT, Home, exports, write_private
+from codeloc.home import ROOT, Home, exports, write_private, write_whole
 
 # sun_path of the smallest system this runs on, less the ending zero.
-_LONGEST_SOCKET_PATH = 103
+LONGEST_SOCKET_PATH = 103
 # Supervisor first binds `NAME.PID` and then renames it.
 _SOCKET_SUFFIX = ".4194304"
+# In a traceback, below the one that says why; and in a line that Dagster logs.
+_CAUSE_ABOVE = "The above exception was the direct cause of the following exception:"
+_LOGGED = " - dagster"
+# A command after this and a file to source.
+SOURCED = ("/bin/sh", "-c", '. "$0" && exec "$@"')
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Program:
 
     Attributes
     ----------
+    folder
+        Where it runs.
     stop_seconds
         How long it may take to end on SIGTERM before it is killed.
     """
@@ -37,6 +44,7 @@ class Program:
     name: str
     command: list[str]
     environment: dict[str, str]
+    folder: Path
     stop_seconds: int = 15
     stop_signal: str = "TERM"
     user: str | None = None
@@ -57,8 +65,8 @@ class Supervisor:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        if len(os.fsencode(home.supervisor_socket)) > _LONGEST_SOCKET_PATH - len(_SOCKET_SUFFIX):
-            longest = _LONGEST_SOCKET_PATH - len(_SOCKET_SUFFIX) - len("/supervisor.sock")
+        if len(os.fsencode(home.supervisor_socket)) > LONGEST_SOCKET_PATH - len(_SOCKET_SUFFIX):
+            longest = LONGEST_SOCKET_PATH - len(_SOCKET_SUFFIX) - len("/supervisor.sock")
             raise CodelocError(
                 f"{home.path} is too long a path for a socket in it: choose a shorter one with --home, at most"
                 f" {longest} characters"
@@ -85,9 +93,7 @@ class Supervisor:
         environment
             What every program inherits; each adds its own.
         """
-        for program in programs:
-            write_private(_environment_file(self._home, program), exports(program.environment))
-        write_private(self._home.supervisor_config, _config(self._home, programs))
+        self._write(programs)
         finished = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._home.supervisor_config)],
             env=environment,
@@ -99,14 +105,33 @@ class Supervisor:
         if finished.returncode != 0:
             raise CodelocError(f"the supervisor did not start:\n{finished.stderr.strip() or finished.stdout.strip()}")
 
+    def change(self, programs: list[Program]) -> None:
+        """Have these programs and no others, as `start` does; those that stay are not touched."""
+        self._write(programs)
+        rpc = self._rpc()
+        ((added, _changed, removed),) = rpc.reloadConfig()
+        for name in removed:
+            self.stop_program(name, wait=True)
+            rpc.removeProcessGroup(name)
+        for name in added:
+            rpc.addProcessGroup(name)
+
     def processes(self) -> list[ProcessState]:
         """Every process and how it is."""
         infos: Any = self._rpc().getAllProcessInfo()
         return [ProcessState(i["name"], i["statename"], i["pid"], i["description"]) for i in infos]
 
+    def state(self, name: str) -> str:
+        """How one program is, in the supervisor's word."""
+        return str(self._rpc().getProcessInfo(name)["statename"])
+
     def start_program(self, name: str) -> None:
-        """Start one program, without waiting for it."""
-        self._rpc().startProcess(name, False)
+        """Start one program, without waiting for it; nothing if it is running."""
+        try:
+            self._rpc().startProcess(name, False)
+        except xmlrpc.client.Fault as fault:
+            if "ALREADY_STARTED" not in fault.faultString:
+                raise
 
     def require(self, names: list[str]) -> None:
         """See that none of the programs died as soon as it was started.
@@ -136,10 +161,10 @@ class Supervisor:
                     f"{process.name} does not stay up; the end of its log:\n{self.log_end(process.name)}"
                 )
 
-    def stop_program(self, name: str) -> None:
-        """Stop one program and do not restart it, without waiting for it; nothing if it is not running."""
+    def stop_program(self, name: str, *, wait: bool = False) -> None:
+        """Stop one program and do not restart it; nothing if it is not running."""
         try:
-            self._rpc().stopProcess(name, False)
+            self._rpc().stopProcess(name, wait)
         except xmlrpc.client.Fault as fault:
             if "NOT_RUNNING" not in fault.faultString:
                 raise
@@ -152,12 +177,22 @@ class Supervisor:
         return int(pid)
 
     def log_end(self, name: str, lines: int = 25) -> str:
-        """The last lines of a process's log."""
+        """The last lines of a process's log; where it ended with an exception that has a cause, those of the cause."""
         try:
             text = log_file(self._home, name).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return "(no log)"
-        return "\n".join(text.splitlines()[-lines:])
+        found = text.splitlines()
+        # What Dagster makes of an error in a location's code comes after it, with more lines than are shown.
+        cause = max((number for number, line in enumerate(found) if line == _CAUSE_ABOVE), default=0)
+        if cause and not any(_LOGGED in line for line in found[cause:]):
+            return "\n".join([*found[max(0, cause - lines) : cause + 1], *found[cause + 1 :][-3:]])
+        return "\n".join(found[-lines:])
+
+    def _write(self, programs: list[Program]) -> None:
+        for program in programs:
+            write_private(_environment_file(self._home, program), exports(program.environment))
+        write_whole(self._home.supervisor_config, _config(self._home, programs))
 
     def _rpc(self) -> Any:  # noqa: ANN401  (the proxy makes its methods up)
         from supervisor.xmlrpc import SupervisorTransport
@@ -194,10 +229,11 @@ def _config(home: Home, programs: list[Program]) -> str:
         command = program.command
         if program.environment:
             # Not the supervisor's own `environment=`: it takes quotes off both ends of a value.
-            command = ["/bin/sh", "-c", '. "$0" && exec "$@"', str(_environment_file(home, program)), *command]
+            command = [*SOURCED, str(_environment_file(home, program)), *command]
         parts += [
             f"[program:{program.name}]",
             f"command={_plain(shlex.join(command))}",
+            f"directory={_plain(str(program.folder))}",
             # Supervisor expands this one twice.
             f"stdout_logfile={_plain(_plain(str(log_file(home, program.name))))}",
             "stdout_logfile_maxbytes=10MB",
@@ -219,4 +255,4 @@ def _plain(value: str) -> str:
 
 
 def _environment_file(home: Home, program: Program) -> Path:
-    return home.path / "tmp" / f"{program.name}.env"
+    return home.path / "tmp" / f"{program.name}.program.env"

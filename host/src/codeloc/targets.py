@@ -54,15 +54,7 @@ class LocalTarget:
 
     def program(self, name: str) -> Command:
         """One of Postgres' programs, as its administrator; only while it is reachable."""
-        server = self._reachable_server
-        environment = {
-            "PGHOST": server.host,
-            "PGPORT": str(server.port),
-            "PGUSER": server.user,
-            "PGPASSWORD": server.password,
-            "PGCONNECT_TIMEOUT": "10",
-        }
-        return Command([str(postgres.programs() / name)], environment)
+        return Command([str(postgres.programs() / name)], self._reachable_server.client_environment)
 
     @contextmanager
     def reachable(self, say: Say) -> Iterator[None]:

@@ -29,25 +29,23 @@ def dagster_variables(home: Home, server: postgres.Server, secrets: dict[str, st
     }
 
 
-def host_variables(addresses: dict[Location, tuple[str, int]]) -> dict[str, str]:
-    """Where webserver and daemon find the code servers: workspace.yaml names these variables."""
-    return {
-        variable: value
-        for location, (host, port) in addresses.items()
-        for variable, value in ((location.host_variable, host), (location.port_variable, str(port)))
-    }
-
-
 def location_variables(
     home: Home,
     settings: Settings,
     location: Location,
     server: postgres.Server,
     secrets: dict[str, str],
-    reports_url: str,
+    urls: tuple[str, str],
     source: dict[str, str],
 ) -> dict[str, str]:
-    """What a location's processes get besides: its own lake's role, its own files, the source."""
+    """What a location's processes get besides: its own lake's role, its own files, the source.
+
+    Parameters
+    ----------
+    urls
+        Of the webserver, and of the served reports.
+    """
+    webserver_url, reports_url = urls
     return {
         "WAREHOUSE_CATALOG": server.connection_string(postgres.WAREHOUSE, location.name, secrets[location.name]),
         "WAREHOUSE_DATA": settings.warehouse_data or str(home.lakes),
@@ -62,5 +60,7 @@ def location_variables(
         "REQUESTS_DIR": str(home.requests(location.name)),
         "REPORTS_DIR": str(home.reports),
         "REPORTS_URL": reports_url,
+        "WEBSERVER_URL": webserver_url,
+        "ALERTS": " ".join(settings.alerts_of(location.name)),
         **source,
     }

@@ -13,17 +13,9 @@ from codeloc.home import ROOT
 
 @dataclass(frozen=True)
 class Location:
-    """A team's code location: the package of the same name under `locations/`.
-
-    Attributes
-    ----------
-    host_variable, port_variable
-        Names of the environment variables that say where its code server listens.
-    """
+    """A team's code location: the package of the same name under `locations/`."""
 
     name: str
-    host_variable: str
-    port_variable: str
 
     @property
     def folder(self) -> Path:
@@ -34,6 +26,11 @@ class Location:
     def python(self) -> Path:
         """Python of the location's own environment."""
         return self.folder / ".venv" / "bin" / "python"
+
+    @property
+    def socket(self) -> str:
+        """Where webserver and daemon find its code server, relative to the folder they run in."""
+        return f"run/{self.name}/current"
 
     @property
     def module(self) -> str:
@@ -58,11 +55,13 @@ def locations() -> list[Location]:
     for entry in entries or []:
         try:
             server = entry["grpc_server"]
-            location = Location(server["location_name"], server["host"]["env"], server["port"]["env"])
+            location = Location(server["location_name"])
+            if server["socket"] != location.socket:
+                raise KeyError(location.socket)
         except (KeyError, TypeError):
             raise CodelocError(
-                f"{file}: every entry must be a grpc_server with location_name, host: {{env: ...}} and"
-                f" port: {{env: ...}}, but one is {entry}"
+                f"{file}: every entry must be a grpc_server with location_name NAME and socket run/NAME/current,"
+                f" but one is {entry}"
             ) from None
         # The host's image has none of the packages.
         if location.folder.parent.is_dir() and not (location.folder / "pyproject.toml").exists():

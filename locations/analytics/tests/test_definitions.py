@@ -1,11 +1,13 @@
 """The location as Dagster loads it: what it defines and when it runs by itself."""
 
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from analytics.definitions import defs
 from analytics.defs.jobs import WEEKS_BACK
 from dagster import DefaultScheduleStatus, Definitions, build_schedule_context
+from taxi_shared.contracts.promised import problems
 from taxi_shared.partitions import LATE_REPORTING, SERVICE_WEEKS
 
 # Dagster's own: the names of the tags it gives to partitions with two dimensions.
@@ -63,3 +65,7 @@ def test_the_requested_week_is_the_newest_whose_months_are_always_loaded() -> No
 
     assert always_loaded(WEEKS_BACK)
     assert not always_loaded(WEEKS_BACK - 1)
+
+
+def test_nothing_that_others_use_goes_from_our_contracts() -> None:
+    assert problems(Path(__file__).parents[2], "analytics") == []

@@ -255,7 +255,7 @@ def load_record(ingestion: Warehouse, key: str, kept: int, odd: dict[str, int], 
     with ingestion.write(LOADS, QUARANTINE) as connection:
         for table in (LOADS, QUARANTINE):
             connection.execute(f"DELETE FROM {table.table} WHERE file_month || '|' || service = $1", [key])
-        columns = [column.name for column in LOADS.columns]
+        columns = [column.name for column in LOADS.columns if column.name not in ("code_version", "run_id")]
         record = [service, month, at, kept + quarantined, kept, quarantined, "http://tlc/file", None, "0" * 64, "1"]
         insert(connection, LOADS.table, columns, [record])
         reasons = [reason for reason, rows in odd.items() for _ in range(rows)]

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ TABLE = TableContract(
     ),
     key=("moment", "service"),
     partitioned_by=(),
+    latest=timedelta(days=1),
 )
 JANUARY = Period("green", date(2023, 1, 1), date(2023, 2, 1))
 FEBRUARY = Period("green", date(2023, 2, 1), date(2023, 3, 1))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from analytics import requests
 from analytics.requests import (
+    MOST_DAYS,
     AdhocRequest,
     BadRequestError,
     FiledRequest,
@@ -21,6 +22,8 @@ from analytics.requests import (
     read_file,
     read_folder,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 GOOD = {"borough": "Staten Island", "from": "2023-01-01", "to": "2023-01-31"}
 
@@ -252,3 +255,35 @@ def test_a_request_cannot_be_changed() -> None:
     assert isinstance(found, AdhocRequest)
     with pytest.raises(ValueError, match="frozen"):
         found.borough = "Bronx"
+
+
+# -- anything at all --------------------------------------------------------------------------------
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+)
+_FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "borough": st.sampled_from(["Manhattan", "EWR", "'; DROP TABLE marts.trips_by_week; --"]) | _JSON,
+        "from": st.dates().map(str) | _JSON,
+        "to": st.dates().map(str) | _JSON,
+        "service": st.sampled_from(["yellow", "green"]) | _JSON,
+    },
+)
+_CONTENT = st.binary(max_size=200) | (_FIELDS | _JSON).map(json.dumps).map(str.encode)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=_CONTENT)
+def test_whatever_a_file_holds_it_is_one_request_or_one_problem(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "asked.json").write_bytes(content)
+    found = read_folder(tmp_path)
+    assert len(found.requests) + len(found.problems) == 1
+    for request in found.requests:
+        assert request.request.borough in ("Manhattan", "EWR", "Brooklyn", "Queens", "Bronx", "Staten Island")
+        assert 1 <= request.request.days <= MOST_DAYS
+    for problem in found.problems:
+        assert problem.file == "asked.json"
+        assert problem.problem

@@ -1,6 +1,7 @@
 """The location as Dagster loads it: what it defines and when it runs by itself."""
 
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from dagster import (
@@ -17,6 +18,7 @@ from ingestion.defs.jobs import ENOUGH_FAULTS
 from ingestion.defs.resources import TlcServer
 from ingestion.landing import LandingStore
 from ingestion.source import TripFile, open_client, parquet_rows
+from taxi_shared.contracts.promised import problems
 
 from conftest import Source, of_month
 
@@ -49,7 +51,7 @@ def test_each_job_runs_what_it_says(loaded: Definitions, job: str, assets: set[s
 
 def test_the_jobs_cover_every_asset(loaded: Definitions) -> None:
     covered: set[AssetKey] = set()
-    for job in ("trip_update_job", "zone_update_job"):
+    for job in ("trip_update_job", "zone_update_job", "ingestion_lake_job"):
         covered |= set(loaded.resolve_job_def(job).asset_layer.selected_asset_keys)
     assert covered == set(loaded.resolve_all_asset_keys())
 
@@ -57,10 +59,13 @@ def test_the_jobs_cover_every_asset(loaded: Definitions) -> None:
 def test_nothing_reaches_the_internet_unasked(loaded: Definitions) -> None:
     repository = loaded.get_repository_def()
     assert {found.name: found.default_status for found in repository.schedule_defs} == {
-        "trip_update_schedule": DefaultScheduleStatus.STOPPED
+        "trip_update_schedule": DefaultScheduleStatus.STOPPED,
+        # These stay within the platform.
+        "ingestion_lake_schedule": DefaultScheduleStatus.RUNNING,
     }
     assert {found.name: found.default_status for found in repository.sensor_defs} == {
-        "tlc_release_sensor": DefaultSensorStatus.STOPPED
+        "tlc_release_sensor": DefaultSensorStatus.STOPPED,
+        "ingestion_failure_alerts": DefaultSensorStatus.RUNNING,
     }
 
 
@@ -222,3 +227,7 @@ def test_one_month_that_cannot_be_asked_for_does_not_stop_the_others(
     found = tick()
     assert [request.partition_key for request in found.run_requests or []] == ["2023-03-01|green"]
     assert found.skip_message is None
+
+
+def test_nothing_that_others_use_goes_from_our_contracts() -> None:
+    assert problems(Path(__file__).parents[2], "ingestion") == []

@@ -171,6 +171,7 @@ def test_a_run_says_of_each_month_what_became_of_its_rows(
         if download is not None
     }
     found = {table.table: metadata(result, table.asset_key.to_user_string()) for table in TABLES}
+    snapshots: dict[str, set[int]] = {}
     for table in TABLES:
         for rows, key in enumerate(KEYS, start=1):
             values = found[table.table][key]
@@ -180,11 +181,15 @@ def test_a_run_says_of_each_month_what_became_of_its_rows(
             assert len(shown.records) == expected_rows
             lineage = values.pop("dagster/column_lineage", None)
             values.pop("columns_made_from", None)
+            assert values.pop("contract_version") == TRIPS.version
+            snapshots.setdefault(key, set()).add(values.pop("snapshot_id"))
             if table is not LOADS:
                 upstream = {column: dep[0].column_name for column, dep in lineage.deps_by_column.items()}
                 assert upstream["pickup_at"] == "lpep_pickup_datetime"
                 assert upstream["ehail_fee"] == "ehail_fee"
                 assert "airport_fee" not in upstream
+    # All tables of a month are of one snapshot.
+    assert [len(numbers) for numbers in snapshots.values()] == [1, 1, 1]
     for values in found[TRIPS.table].values():
         assert is_png(values.pop("trips_per_day"))
     for values in found[QUARANTINE.table].values():
@@ -230,14 +235,16 @@ def test_each_month_says_which_file_it_was_made_from_and_what_became_of_its_rows
     for key in KEYS[:2]:
         publish(source, key, [{}, *ODD])
     before = datetime.now(UTC).replace(tzinfo=None)
-    assert run(taxi_trips_file, taxi_trips, key=KEYS[0], last_key=KEYS[1]).success
+    loading = run(taxi_trips_file, taxi_trips, key=KEYS[0], last_key=KEYS[1])
+    assert loading.success
     first = content(warehouse, LOADS.table)[LOADS.table]
     for key, row in zip(KEYS, first, strict=False):
         download = landing.record(TripFile.of_partition(key).name)
         assert download is not None
         assert row[:2] == ("green", date.fromisoformat(key[:10]))
         assert before <= row[2] <= datetime.now(UTC).replace(tzinfo=None)
-        assert row[3:] == (4, 1, 3, download.url, download.etag, download.sha256, TRIPS.version)
+        source_file = (download.url, download.etag, download.sha256)
+        assert row[3:] == (4, 1, 3, *source_file, TRIPS.version, None, loading.run_id)
 
     publish(source, KEYS[0], [{}, {}])
     assert run(taxi_trips_file, taxi_trips, key=KEYS[0]).success
@@ -386,14 +393,13 @@ def test_a_file_that_is_not_the_downloaded_one_is_not_loaded(
     assert tables(warehouse) == before
 
 
-def test_a_file_without_rows_empties_its_month(source: Source, warehouse: Warehouse, run: Run) -> None:
+def test_a_file_without_rows_leaves_its_month_as_it_was(source: Source, warehouse: Warehouse, run: Run) -> None:
     publish(source, KEYS[0], [{}, *ODD])
     assert run(taxi_trips_file, taxi_trips, key=KEYS[0]).success
+    before = tables(warehouse)
     publish(source, KEYS[0], [])
-    result = run(taxi_trips_file, taxi_trips, key=KEYS[0])
-    assert result.success
-    assert metadata(result, "raw/taxi_trips_quarantine")[KEYS[0]]["share"] == 0.0
-    assert tables(warehouse) == {TRIPS.table: [], QUARANTINE.table: []}
+    assert "rows: observed 0 rows, expected more than 0 rows" in failure(run(taxi_trips_file, taxi_trips, key=KEYS[0]))
+    assert tables(warehouse) == before
 
 
 def test_columns_the_contract_does_not_have_are_reported_and_left_out(source: Source, run: Run) -> None:

@@ -20,7 +20,8 @@ from uuid import uuid4
 
 import duckdb
 
-from taxi_shared.warehouse import LakeMissingError, Warehouse, WarehouseError, literal
+from taxi_shared.sql import literal
+from taxi_shared.warehouse import LakeMissingError, Warehouse, WarehouseError
 
 logger = logging.getLogger(__name__)
 

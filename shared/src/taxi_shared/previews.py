@@ -21,10 +21,15 @@ def preview(result: "duckdb.DuckDBPyConnection | psycopg2.extensions.cursor") ->
     result
         What DuckDB's `connection.execute(...)` returned, or a Postgres cursor.
     """
-    names = [str(column[0]) for column in result.description or []]
-    rows = [dict(zip(names, map(_cell, row), strict=True)) for row in result.fetchall()]
     # Dagster cannot tell the columns of a table without rows.
-    return MetadataValue.table([TableRecord(row) for row in rows], schema=TableSchema(list(map(TableColumn, names))))
+    schema = TableSchema([TableColumn(str(column[0])) for column in result.description or []])
+    return MetadataValue.table([TableRecord(row) for row in records(result)], schema=schema)
+
+
+def records(result: "duckdb.DuckDBPyConnection | psycopg2.extensions.cursor") -> list[dict[str, Cell]]:
+    """The same rows by the names of their columns, each value as the UI can show it."""
+    names = [str(column[0]) for column in result.description or []]
+    return [dict(zip(names, map(_cell, row), strict=True)) for row in result.fetchall()]
 
 
 def _cell(value: object) -> Cell:

@@ -17,20 +17,25 @@ neither pass a catalog nor close its connection when the asset fails.
 """
 
 import importlib.util
+import json
 import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
-from dagster import EnvVar
+from dagster import DagsterInvariantViolationError, EnvVar, OpExecutionContext
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
 from taxi_shared.contracts import TableContract
+from taxi_shared.release import release_metadata
+from taxi_shared.sql import identifier, literal
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -40,6 +45,10 @@ logger = logging.getLogger(__name__)
 _SQLITE = "sqlite:"
 # Locked while the lake or a table in it is created; no table has this name.
 _WHOLE_LAKE = "*"
+# A backup holds it, shared, until it has the lakes' files: codeloc/dumps.py.
+BACKUP_LOCK = "codeloc backup"
+# A file younger than this may belong to a write that goes on, or be read by somebody.
+_UNTOUCHED = timedelta(days=1)
 
 
 class WarehouseError(Exception):
@@ -136,11 +145,19 @@ class Warehouse(DuckDBResource):
             yield connection
 
     @contextmanager
-    def write(self, *tables: TableContract) -> Iterator[duckdb.DuckDBPyConnection]:
+    def write(
+        self, *tables: TableContract, on_commit: Callable[[int], None] | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """One transaction that alone may change `tables`, which are brought to their contracts first.
 
         Everything executed inside is committed together when the block ends and undone when it
-        raises or the process dies: readers see the tables as before or as after.
+        raises or the process dies: readers see the tables as before or as after. The lake's
+        `snapshots()` say who wrote what: the location, the tables, and the run and version of the code as JSON.
+
+        Parameters
+        ----------
+        on_commit
+            Is told the snapshot that the transaction made, once it is there: `AT (VERSION => snapshot)` reads it.
 
         Raises
         ------
@@ -154,6 +171,10 @@ class Warehouse(DuckDBResource):
             self._create_missing(connection, tables)
             connection.execute("BEGIN")
             try:
+                connection.execute(
+                    f"CALL {identifier(self.lake)}.set_commit_message($author, $message, extra_info => $by)",
+                    {"author": self.lake, "message": f"writes {', '.join(names)}", "by": json.dumps(_writer())},
+                )
                 yield connection
                 # COMMIT of a transaction in which a statement failed rolls back without a word; any
                 # other statement raises. So an error the caller swallowed still fails the write.
@@ -163,6 +184,52 @@ class Warehouse(DuckDBResource):
             except BaseException:
                 _rollback(connection)
                 raise
+            if on_commit is not None:
+                made = connection.execute(f"FROM {identifier(self.lake)}.last_committed_snapshot()").fetchone()
+                if made is not None and made[0] is not None:  # nothing was written
+                    on_commit(int(made[0]))
+
+    def maintain(self, keep: timedelta) -> "Maintenance":
+        """Forget states of the lake that are older than `keep`, join small files, remove those that nobody needs.
+
+        Nobody writes the lake meanwhile, and no backup of it is taken.
+
+        Raises
+        ------
+        TableBusyError
+            A table was written, or a backup taken, for more than `lock_timeout` seconds.
+        """
+        with self._connect(own_is_writable=True) as connection:
+            tables = connection.execute(
+                "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE database_name = current_database()"
+            ).fetchall()
+            with self._locks([_WHOLE_LAKE, *(table for (table,) in tables)], without_backup=True) as require_locks:
+                before = self._files(connection)
+                now = datetime.now(UTC)
+                expired = connection.execute(
+                    "CALL ducklake_expire_snapshots($lake, older_than => $then)",
+                    {"lake": self.lake, "then": now - keep},
+                ).fetchall()
+                require_locks()
+                connection.execute("CALL ducklake_merge_adjacent_files($lake)", {"lake": self.lake})
+                removed = [
+                    *connection.execute(
+                        "CALL ducklake_cleanup_old_files($lake, older_than => $then)",
+                        {"lake": self.lake, "then": now - _UNTOUCHED},
+                    ).fetchall(),
+                    *connection.execute(
+                        "CALL ducklake_delete_orphaned_files($lake, older_than => $then)",
+                        {"lake": self.lake, "then": now - _UNTOUCHED},
+                    ).fetchall(),
+                ]
+                return Maintenance(len(expired), before, self._files(connection), len(removed))
+
+    def _files(self, connection: duckdb.DuckDBPyConnection) -> int:
+        counted = connection.execute(
+            "SELECT coalesce(sum(file_count + delete_file_count), 0) FROM ducklake_table_info($lake)",
+            {"lake": self.lake},
+        ).fetchone()
+        return int(counted[0]) if counted else 0
 
     # -- connection -------------------------------------------------------------------------------
 
@@ -185,7 +252,7 @@ class Warehouse(DuckDBResource):
                 self.attach_read_only(connection, self.lake)
             for lake in self.reads:
                 self.attach_read_only(connection, lake)
-            connection.execute(f"USE {_identifier(self.lake)}")
+            connection.execute(f"USE {identifier(self.lake)}")
             yield connection
 
     @property
@@ -263,7 +330,7 @@ class Warehouse(DuckDBResource):
             options += f", METADATA_SCHEMA {literal(metadata_schema(lake))}"
         else:
             source = f"ducklake:sqlite:{folder / lake}.sqlite"
-        return f"ATTACH {literal(source)} AS {_identifier(lake)} ({options})"
+        return f"ATTACH {literal(source)} AS {identifier(lake)} ({options})"
 
     def _data_path(self, lake: str) -> str:
         return f"{self.data_root.rstrip('/')}/{lake}/"
@@ -293,10 +360,11 @@ class Warehouse(DuckDBResource):
             return row is not None and row[0] is not None
 
     @contextmanager
-    def _locks(self, tables: Sequence[str]) -> Iterator[Callable[[], None]]:
+    def _locks(self, tables: Sequence[str], without_backup: bool = False) -> Iterator[Callable[[], None]]:
         """Hold the tables' locks; what is yielded raises WarehouseError if they were lost meanwhile."""
         # Sorted, so that two runs that write the same two tables never wait for each other.
         names = [f"lake:{self.lake}.{table}" for table in sorted(set(tables))]
+        names += [BACKUP_LOCK] if without_backup else []
         with ExitStack() as stack:
             if self._catalog_folder is None:
                 session = stack.enter_context(self._postgres_session())
@@ -370,6 +438,25 @@ class Warehouse(DuckDBResource):
         )
 
 
+@dataclass(frozen=True)
+class Maintenance:
+    """What was done for a lake: states forgotten, its files before and after, files removed."""
+
+    expired_snapshots: int
+    files_before: int
+    files_after: int
+    removed_files: int
+
+
+def _writer() -> dict[str, str]:
+    """Who writes, as far as the process knows: the version of the code, its image, Dagster's run."""
+    try:
+        run = {"run_id": OpExecutionContext.get().run.run_id}
+    except DagsterInvariantViolationError:
+        run = {}
+    return release_metadata() | run
+
+
 def metadata_schema(lake: str) -> str:
     """The Postgres schema that holds the catalog of `lake`."""
     return f"lake_{lake}"
@@ -437,13 +524,3 @@ def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
     except duckdb.Error as error:
         # After a failed COMMIT DuckDB has already ended the transaction; the first error is the one to show.
         logger.debug("nothing to roll back: %s", error)
-
-
-# ATTACH, USE and LOAD take no bound parameters.
-def literal(text: str) -> str:
-    """A text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

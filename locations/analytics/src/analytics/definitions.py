@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import taxi_shared  # noqa: F401  (sets the warning filter before any definition is read)
+import taxi_shared  # noqa: F401  (sets the warning filter and stamps materializations)
 from dagster import Definitions, definitions, load_from_defs_folder
 
 

@@ -24,7 +24,14 @@ _NEEDED: Final = ("pickup_at", "dropoff_at", "pickup_zone_id", "dropoff_zone_id"
 
 
 class UnsupportedSchemaError(ValueError):
-    """A file's columns cannot be brought to the canonical schema; the message says which and why."""
+    """A file's columns cannot be brought to the canonical schema; the message says which and why.
+
+    `missing` names those that no column of the file feeds.
+    """
+
+    def __init__(self, message: str, missing: list[str]) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 def projection(source_columns: list[str]) -> str:
@@ -65,7 +72,7 @@ def projection(source_columns: list[str]) -> str:
         casts.append(f"{cast} AS {column.name}")
         doubtful.append(f"({quoted} IS NOT NULL AND {cast} IS NULL)")
     if missing:
-        raise UnsupportedSchemaError(_explain(missing, {name.lower(): name for name in source_columns}))
+        raise UnsupportedSchemaError(_explain(missing, {name.lower(): name for name in source_columns}), missing)
     return ",\n  ".join([*casts, f"({' OR '.join(doubtful)}) AS unreadable"])
 
 

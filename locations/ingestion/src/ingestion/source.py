@@ -9,6 +9,7 @@ Errors::
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from typing import Final
 import httpx
 
 _TIMEOUT: Final = httpx.Timeout(30, connect=10)
+# A body that comes more slowly, bytes a second on the average, is given up after the patience, in seconds. No wait
+# for a single piece of it need be long, so that the timeout above would never end it.
+_SLOWEST: Final = 10_000
+_PATIENCE: Final = 120
 _PASSING_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -59,6 +64,12 @@ class TripFile:
     def partition_key(self) -> str:
         """Key of the partition the file is loaded as."""
         return f"{self.month:%Y-%m-01}|{self.service}"
+
+    def before(self, months: int) -> "Iterator[TripFile]":
+        """The files of the months before it, the newest first."""
+        number = self.month.year * 12 + self.month.month - 1
+        for earlier in range(number - 1, number - 1 - months, -1):
+            yield TripFile(self.service, date(earlier // 12, earlier % 12 + 1, 1))
 
     @property
     def name(self) -> str:
@@ -149,11 +160,15 @@ def fetch(
         if response.status_code == httpx.codes.NOT_MODIFIED:
             return None
         _check_status(response, url)
+        began = time.monotonic()
         with partial.open("wb") as file:
-            for chunk in response.iter_raw(1 << 20):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
+                seconds = time.monotonic() - began
+                if seconds > _PATIENCE and size < _SLOWEST * seconds:
+                    raise SourceUnavailableError(f"{url}: too slow: {size:,} bytes in {seconds:.0f} s")
         try:
             rows = count_rows(partial)
         except BadFileError as error:
@@ -183,7 +198,8 @@ def parquet_rows(file: Path) -> int:
 
     try:
         return int(pq.read_metadata(file).num_rows)
-    except (ArrowException, OSError) as error:  # pyarrow reports a garbled footer as OSError
+    # Pyarrow reports a garbled footer as OSError, and one whose texts are none as UnicodeDecodeError.
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise BadFileError(f"a Parquet file whose footer cannot be read: {str(error).strip()}") from None
 
 
@@ -235,5 +251,5 @@ def _check_status(response: httpx.Response, url: str) -> None:
         raise FileNotPublishedError(f"{url}: not published (HTTP {status})")
     if status in _PASSING_STATUSES:
         wait = response.headers.get("retry-after", "")
-        raise SourceUnavailableError(f"{url}: HTTP {status}", int(wait) if wait.isdigit() else None)
+        raise SourceUnavailableError(f"{url}: HTTP {status}", int(wait) if wait.isascii() and wait.isdigit() else None)
     raise SourceError(f"{url}: HTTP {status}")

@@ -41,14 +41,14 @@ def _follow(not_these: AssetSelection) -> "BuiltinAutomationCondition[AssetKey]"
         followed.since(AutomationCondition.newly_requested() & ~followed)
         & ~AutomationCondition.any_deps_in_progress()
         & ~AutomationCondition.in_progress()
-        # Stock Dagster lets a failed blocking check stop only its own run.
-        & AutomationCondition.all_deps_blocking_checks_passed()
     )
 
 
 # Period by period, also where some of the files beside a period are not loaded: the last week of the
 # last month would otherwise wait for a file that does not exist yet. A change of the zones' names
-# does not rebuild every month; but there must be zones before there is a mart by zone.
+# does not rebuild every month; but there must be zones before there is a mart by zone. Nothing is asked of checks:
+# Dagster's condition for them knows no partitions, so that one refused month would stop all of them. The marts
+# themselves make nothing of what was refused, and that lands only once it is mended.
 FOLLOW_TRIPS = (_follow(not_these=ZONES) & ~AutomationCondition.any_deps_missing().allow(ZONES)).with_label(
     "follow_trips"
 )
@@ -57,7 +57,8 @@ FOLLOW_TRIPS = (_follow(not_these=ZONES) & ~AutomationCondition.any_deps_missing
 # are not followed: the marts are, and before they have caught up there would be nothing new to show. What
 # was made of the marts stays as it is while the rebuild of one has failed.
 FOLLOW_MARTS = (
-    _follow(not_these=ZONES | LOADS) & ~AutomationCondition.any_deps_match(AutomationCondition.execution_failed())
+    _follow(not_these=ZONES | LOADS)
+    & ~AutomationCondition.any_deps_match(AutomationCondition.execution_failed()).ignore(ZONES | LOADS)
 ).with_label("follow_marts")
 
 analytics_automation = AutomationConditionSensorDefinition(

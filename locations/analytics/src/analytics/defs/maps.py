@@ -6,12 +6,13 @@ from typing import Any
 
 from dagster import Failure, MaterializeResult, MetadataValue, TableRecord, asset
 from taxi_shared.charts import embedded, png
+from taxi_shared.description import sql_metadata
 from taxi_shared.previews import PREVIEW_ROWS
 from taxi_shared.warehouse import Warehouse
 
 from analytics import charts
 from analytics.defs.automation import FOLLOW_MARTS
-from analytics.defs.marts import OWNERS, ZONE_HOURLY_DEMAND, ZONES
+from analytics.defs.marts import FOR_PEOPLE, OWNERS, ZONE_HOURLY_DEMAND, ZONES
 from analytics.served import ServedFiles
 from analytics.shapes import features
 
@@ -26,6 +27,7 @@ MAP_FILE = "manhattan_map.png"
     group_name="reports",
     owners=OWNERS,
     kinds={"duckdb", "geojson"},
+    metadata=sql_metadata(__package__, "manhattan_stats.sql") | FOR_PEOPLE,
     automation_condition=FOLLOW_MARTS,
 )
 def manhattan_stats(warehouse: Warehouse, served: ServedFiles) -> MaterializeResult[None]:
@@ -57,6 +59,7 @@ def manhattan_stats(warehouse: Warehouse, served: ServedFiles) -> MaterializeRes
     group_name="reports",
     owners=OWNERS,
     kinds={"png"},
+    metadata=FOR_PEOPLE,
     automation_condition=FOLLOW_MARTS,
 )
 def manhattan_map(served: ServedFiles) -> MaterializeResult[None]:

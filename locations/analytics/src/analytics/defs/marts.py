@@ -5,19 +5,23 @@ run replaces the periods it was asked for, all in one transaction, and then publ
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckResult,
     AssetDep,
     AssetExecutionContext,
     AssetKey,
+    AssetMaterialization,
     AssetsDefinition,
     AssetSpec,
     BackfillPolicy,
+    Failure,
     MaterializeResult,
     MetadataValue,
     MultiPartitionsDefinition,
@@ -28,9 +32,22 @@ from dagster import (
 )
 from taxi_shared.charts import picture
 from taxi_shared.contracts import TableContract, contract
+from taxi_shared.conventions import NO_CONTRACT
+from taxi_shared.description import sql_metadata
 from taxi_shared.lineage import column_lineage, lineage_metadata
 from taxi_shared.partitions import FILE_MONTHS, FILES_OF_MONTH, FILES_OF_WEEK, SERVICE_WEEKS
 from taxi_shared.previews import PREVIEW_ROWS, preview
+from taxi_shared.quality import (
+    Finding,
+    RefusedError,
+    check_results,
+    check_specs,
+    measure,
+    refused,
+    require,
+    without_materialization,
+)
+from taxi_shared.release import release_metadata
 from taxi_shared.warehouse import Warehouse
 
 from analytics import charts
@@ -47,6 +64,7 @@ if TYPE_CHECKING:
 PICTURES = 6
 
 OWNERS = ["team:analytics"]
+FOR_PEOPLE = {NO_CONTRACT: "For people to look at: programs read the marts"}
 TRIPS = contract("raw.taxi_trips")
 QUARANTINE = contract("raw.taxi_trips_quarantine")
 LOADS = contract("raw.taxi_trips_loads")
@@ -163,10 +181,11 @@ def _assets_of(mart: Mart, reads: Mapping[TableContract, PartitionMapping | None
                 table.asset_key,
                 description=table.description,
                 deps=[AssetDep(source.asset_key, partition_mapping=mapping) for source, mapping in reads.items()],
-                metadata=table.asset_metadata,
+                metadata=table.asset_metadata | sql_metadata(__package__, f"{mart.name}.sql"),
                 group_name="marts",
                 kinds={"duckdb", "ducklake"},
                 automation_condition=FOLLOW_TRIPS,
+                freshness_policy=table.freshness,
                 **common,
             ),
             AssetSpec(
@@ -179,19 +198,32 @@ def _assets_of(mart: Mart, reads: Mapping[TableContract, PartitionMapping | None
                 **common,
             ),
         ],
+        check_specs=check_specs(table),
         backfill_policy=BackfillPolicy.single_run(),
     )
     def rebuild(
         context: AssetExecutionContext, warehouse: Warehouse, bi_database: BiDatabase, served: ServedFiles
-    ) -> Iterator[MaterializeResult[None]]:
+    ) -> Iterator[MaterializeResult[None] | AssetMaterialization | AssetCheckResult | AssetCheckEvaluation]:
         periods = {key: Period.of(mart.partitions, key) for key in context.partition_keys}
+        named = next(iter(periods)) if len(periods) == 1 else f"{min(periods)} to {max(periods)}"
         report = MetadataValue.url(served.url(REPORT_FILE))
         context.add_asset_metadata({"report": report}, asset_key=table.asset_key)
-        _replace(context, warehouse, mart, periods)
+        try:
+            findings, refusals = _replace(context, warehouse, mart, periods, reads)
+        except RefusedError as error:
+            yield from without_materialization(check_results(table, {named: error.findings}))
+            raise Failure(
+                f"{named}: {error} The mart stays as it was. Look at {mart.name}.sql and at the periods' trips.",
+                allow_retries=False,
+            ) from error
+        made = {key: period for key, period in periods.items() if key not in refusals}
         # Before it is published: if that fails, the mart is there all the same.
-        yield MaterializeResult(asset_key=table.asset_key)
-        _publish(context, warehouse, bi_database, mart, periods)
-        yield MaterializeResult(asset_key=mart.bi_key)
+        yield from _materialized(table.asset_key, made, all_of_run=not refusals)
+        yield from check_results(table, {named: findings})
+        _publish(context, warehouse, bi_database, mart, made)
+        yield from _materialized(mart.bi_key, made, all_of_run=not refusals)
+        if refusals:
+            raise _refused_sources(refusals)
 
     return rebuild
 
@@ -204,26 +236,62 @@ airport_trips = _assets_of(AIRPORT_TRIPS, reads={TRIPS: FILES_OF_MONTH, ZONES: N
 load_quality = _assets_of(LOAD_QUALITY, reads={LOADS: None, QUARANTINE: None})
 
 
-def _replace(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart, periods: Mapping[str, Period]) -> None:
+def _materialized(
+    asset: AssetKey, periods: Iterable[str], all_of_run: bool
+) -> Iterator[MaterializeResult[None] | AssetMaterialization]:
+    if all_of_run:
+        yield MaterializeResult(asset_key=asset)
+    else:
+        for key in periods:
+            yield AssetMaterialization(asset, partition=key, metadata=release_metadata())
+
+
+def _replace(
+    context: AssetExecutionContext,
+    warehouse: Warehouse,
+    mart: Mart,
+    periods: Mapping[str, Period],
+    reads: Mapping[TableContract, PartitionMapping | None],
+) -> tuple[list[Finding], dict[str, str]]:
     """Have the mart hold what its SQL makes of the periods, and report each one's rows.
 
     The SQL finds the periods in the temporary table `requested`, as `request_periods` makes it, and the days
     they span in the variables `first_day` and `day_after`.
+
+    Returns
+    -------
+    list of Finding
+        What came of the rules of the mart's contract.
+    dict
+        Periods that stay as they were, because what they are made of was refused by its owner, with the reason.
+
+    Raises
+    ------
+    RefusedError
+        The rows break the mart's contract: it stays as it was.
+    Failure
+        No period could be made.
     """
     select = files(__package__).joinpath(f"{mart.name}.sql").read_text(encoding="utf-8")
     context.add_asset_metadata(lineage_metadata(column_lineage(select, mart.table)), asset_key=mart.table.asset_key)
-    # A run may have hundreds of periods; the newest ones have a picture.
-    drawn = [
-        key
-        for service in {period.service for period in periods.values()}
-        for key in [key for key, period in periods.items() if period.service == service][-PICTURES:]
-    ]
     with warehouse.write(mart.table) as connection:
+        refusals = _refusals(connection, mart, reads, list(periods))
+        periods = {key: period for key, period in periods.items() if key not in refusals}
+        if not periods:
+            raise _refused_sources(refusals)
+        # A run may have hundreds of periods; the newest ones have a picture.
+        drawn = [
+            key
+            for service in {period.service for period in periods.values()}
+            for key in [key for key, period in periods.items() if period.service == service][-PICTURES:]
+        ]
         request_periods(connection, periods.values())
         connection.execute("SET VARIABLE first_day = $1", [min(period.first_day for period in periods.values())])
         connection.execute("SET VARIABLE day_after = $1", [max(period.day_after for period in periods.values())])
         connection.execute(f"DELETE FROM {mart.table.table} AS mart WHERE {is_requested('mart', mart.time_column)}")
         connection.execute(f"INSERT INTO {mart.table.table} BY NAME {select}")
+        findings = measure(connection, mart.table, is_requested(mart.name, mart.time_column))
+        require(findings)
         of_periods = {key: _shown(connection, mart, period) for key, period in periods.items()}
         frames = {key: _charted(connection, mart, periods[key]) for key in drawn}
     for key, frame in frames.items():
@@ -233,6 +301,50 @@ def _replace(context: AssetExecutionContext, warehouse: Warehouse, mart: Mart, p
             of_periods[key]["chart"] = picture(chart, f"{mart.table.description}: {key}")
     for key, metadata in of_periods.items():
         context.add_asset_metadata(metadata, asset_key=mart.table.asset_key, partition_key=key)
+    return findings, refusals
+
+
+def _refusals(
+    connection: duckdb.DuckDBPyConnection,
+    mart: Mart,
+    reads: Mapping[TableContract, PartitionMapping | None],
+    keys: list[str],
+) -> dict[str, str]:
+    """The periods that are made of what broke a blocking check of its owner's, and what it broke.
+
+    Dagster has no such gate: a failed check stops what follows in its own run, and no other run, backfill or location.
+    """
+    found: dict[str, str] = {}
+    for source, mapping in reads.items():
+        broken: dict[str, str] = {}
+        for partition, check, what in refused(connection, source, lake=source.owner):
+            name = source.asset_key.to_user_string() + (f" for {partition}" if partition else "")
+            text = f"{name} did not pass {source.owner}'s check {check}: {what.removesuffix('.')}"
+            broken.setdefault(partition, text)
+        for key in keys if broken else ():
+            made_of = {"", *_upstream(mapping, mart, key)}
+            for partition, text in broken.items():
+                if partition in made_of:
+                    found.setdefault(key, text)
+    return found
+
+
+def _refused_sources(refusals: Mapping[str, str]) -> Failure:
+    reasons = "; ".join(dict.fromkeys(refusals.values()))
+    return Failure(
+        f"{', '.join(refusals)}: stays as it was, because nothing is made of what was refused. {reasons}. Once that is"
+        " mended, the period is made again by itself.",
+        allow_retries=False,
+    )
+
+
+def _upstream(mapping: PartitionMapping | None, mart: Mart, key: str) -> Iterable[str]:
+    """Keys of the files that a period is made of."""
+    if mapping is None:
+        return [key]
+    return mapping.get_upstream_mapped_partitions_result_for_partitions(
+        mart.partitions.empty_subset().with_partition_keys([key]), mart.partitions, FILE_MONTHS
+    ).partitions_subset.get_partition_keys()
 
 
 def _charted(connection: duckdb.DuckDBPyConnection, mart: Mart, period: Period) -> "pandas.DataFrame":

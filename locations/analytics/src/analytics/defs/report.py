@@ -18,11 +18,12 @@ from dagster import (
     asset,
 )
 from taxi_shared.charts import picture
+from taxi_shared.description import sql_metadata
 from taxi_shared.warehouse import Warehouse
 
 from analytics.charts import weekly_trend
 from analytics.defs.automation import FOLLOW_MARTS
-from analytics.defs.marts import OWNERS
+from analytics.defs.marts import FOR_PEOPLE, OWNERS
 from analytics.report import build
 from analytics.report.check import Problem, problems
 from analytics.served import REPORT_FILE, ServedFiles
@@ -52,6 +53,7 @@ LARGEST_TABLE: Final = 20
             " Looked at before it takes the old page's place.",
         )
     ],
+    metadata=sql_metadata(build.__package__, *build.SQL_FILES) | FOR_PEOPLE,
     automation_condition=FOLLOW_MARTS,
     # One at a time, or an older page could take the place of a newer one.
     pool="report",

@@ -37,10 +37,11 @@ from dagster import (
 )
 from pydantic import BaseModel, Field, ValidationError
 from taxi_shared import charts
+from taxi_shared.description import sql_metadata
 from taxi_shared.partitions import SERVICES
 from taxi_shared.warehouse import Warehouse
 
-from analytics.defs.marts import LOAD_QUALITY, OWNERS, ZONE_HOURLY_DEMAND
+from analytics.defs.marts import FOR_PEOPLE, LOAD_QUALITY, OWNERS, ZONE_HOURLY_DEMAND
 from analytics.requests import (
     EARLIEST,
     MOST_FILES,
@@ -110,6 +111,7 @@ class HourOfWeek:
     group_name="reports",
     owners=OWNERS,
     kinds={"duckdb", "altair"},
+    metadata=sql_metadata(__package__, "adhoc_request.sql") | FOR_PEOPLE,
 )
 def adhoc_request(
     context: AssetExecutionContext, config: AdhocRequestConfig, warehouse: Warehouse, served: ServedFiles

@@ -41,6 +41,9 @@ DATASETS: Final = (
 )
 """What the page knows; each is made by the `.sql` file of its name."""
 
+SQL_FILES: Final = ("reported.sql", "shapes.sql", *(f"{name}.sql" for name in DATASETS))
+"""All SQL that reads the report's sources."""
+
 Columns = dict[str, list[Any]]
 """A table as the page holds it: the values of each column, in the order of the rows."""
 
@@ -82,8 +85,8 @@ def datasets(connection: "duckdb.DuckDBPyConnection") -> dict[str, Columns]:
 
 def shapes(connection: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
     """The zones' shapes as features, for the map; `connection` as for `datasets`."""
-    zones = connection.execute("SELECT zone_id, zone, borough, geometry_wkt FROM taxi_zones ORDER BY zone_id")
-    found: list[dict[str, Any]] = features(zones.fetchall())["features"]
+    zones = connection.execute(_text("shapes.sql")).fetchall()
+    found: list[dict[str, Any]] = features(zones)["features"]
     return found
 
 

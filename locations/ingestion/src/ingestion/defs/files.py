@@ -14,6 +14,7 @@ from dagster import (
     TableSchema,
     asset,
 )
+from taxi_shared.conventions import NO_CONTRACT
 from taxi_shared.partitions import FILE_MONTHS
 from taxi_shared.previews import PREVIEW_ROWS, preview
 
@@ -29,6 +30,8 @@ from ingestion.source import (
     parquet_rows,
 )
 
+AS_PUBLISHED = {NO_CONTRACT: "A file as its source publishes it; what is promised is the table made of it"}
+
 # The first months TLC has in the schema with zones.
 FIRST_MONTHS = {"yellow": "2011-01", "green": "2013-08"}
 
@@ -38,6 +41,7 @@ FIRST_MONTHS = {"yellow": "2011-01", "green": "2013-08"}
     group_name="landing",
     owners=OWNERS,
     kinds={"parquet"},
+    metadata=AS_PUBLISHED,
     partitions_def=FILE_MONTHS,
     backfill_policy=BackfillPolicy.single_run(),
     pool="tlc_server",
@@ -69,6 +73,7 @@ def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: Lan
     group_name="landing",
     owners=OWNERS,
     kinds={"csv"},
+    metadata=AS_PUBLISHED,
     pool="tlc_server",
 )
 def taxi_zones_file(context: AssetExecutionContext, tlc: TlcServer, landing: LandingStore) -> MaterializeResult[None]:
@@ -84,6 +89,7 @@ def taxi_zones_file(context: AssetExecutionContext, tlc: TlcServer, landing: Lan
     group_name="landing",
     owners=OWNERS,
     kinds={"csv"},
+    metadata=AS_PUBLISHED,
     pool="tlc_server",
 )
 def taxi_zone_lookup_file(

@@ -1,7 +1,7 @@
 """TLC's trips in the warehouse: each month in one schema, odd rows kept apart, and which file each month came from."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import Any
 
 import duckdb
 from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckResult,
     AssetExecutionContext,
     AssetKey,
     AssetMaterialization,
@@ -29,6 +31,20 @@ from taxi_shared.contracts import TableContract, contract
 from taxi_shared.lineage import lineage_metadata
 from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
 from taxi_shared.previews import PREVIEW_ROWS, preview
+from taxi_shared.quality import (
+    Finding,
+    RefusedError,
+    check_results,
+    check_specs,
+    earlier_figures,
+    keep,
+    measure,
+    refused,
+    require,
+    results_contract,
+    without_materialization,
+)
+from taxi_shared.release import release_metadata
 from taxi_shared.warehouse import Warehouse
 
 from ingestion import charts
@@ -42,6 +58,18 @@ TRIPS = contract("raw.taxi_trips")
 QUARANTINE = contract("raw.taxi_trips_quarantine")
 LOADS = contract("raw.taxi_trips_loads")
 TABLES = (TRIPS, QUARANTINE, LOADS)
+RESULTS = results_contract()
+
+# Months before one whose figures say what is usual.
+EARLIER_MONTHS = 24
+
+# Checks of the trips that are not about the rows in the table: what the contract says of those is checked beside them.
+SCHEMA, ROW_ACCOUNTING, SOURCE_FILE = "schema", "row_accounting", "source_file"
+OWN_CHECKS = {
+    SCHEMA: "The file has every column that trips are made from.",
+    ROW_ACCOUNTING: "Each row of the file is either a trip or in the quarantine.",
+    SOURCE_FILE: "The file's content is not that of another month.",
+}
 
 
 def _spec(table: TableContract) -> AssetSpec:
@@ -53,6 +81,7 @@ def _spec(table: TableContract) -> AssetSpec:
         owners=OWNERS,
         kinds={"duckdb", "ducklake"},
         metadata=table.asset_metadata,
+        freshness_policy=table.freshness,
         partitions_def=FILE_MONTHS,
     )
 
@@ -73,19 +102,55 @@ class LoadedMonth:
         return unknown_columns(self.columns)
 
 
+class RowsUnaccountedError(Exception):
+    """Rows were lost or doubled between file and tables; the transaction was undone."""
+
+    def __init__(self, message: str, difference: int) -> None:
+        super().__init__(message)
+        self.difference = difference
+
+
+@dataclass
+class Quality:
+    """What a run found out about its months, by table and partition, and which months any run has refused."""
+
+    findings: dict[TableContract, dict[str, Sequence[Finding]]] = field(
+        default_factory=lambda: {table: {} for table in TABLES}
+    )
+    still_refused: Sequence[tuple[str, str, str]] = ()
+
+    def add(self, key: str, findings: Mapping[TableContract, Sequence[Finding]]) -> None:
+        """Remember what was found of a month."""
+        for table, of_table in findings.items():
+            self.findings[table][key] = of_table
+
+    def checks(self) -> Iterator[AssetCheckResult]:
+        """For the UI."""
+        for table, by_partition in self.findings.items():
+            yield from check_results(table, by_partition, self.still_refused if table is TRIPS else ())
+
+
 @multi_asset(
     name="taxi_trips",
     specs=[_spec(table) for table in TABLES],
+    check_specs=[
+        *check_specs(TRIPS, **OWN_CHECKS),
+        *(spec for table in (QUARANTINE, LOADS) for spec in check_specs(table)),
+    ],
     backfill_policy=BackfillPolicy.single_run(),
 )
 def taxi_trips(
     context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse
-) -> Iterator[MaterializeResult[None] | AssetMaterialization]:
-    """One file at a time, each replaced whole or not at all: a month run again changes nothing."""
+) -> Iterator[MaterializeResult[None] | AssetMaterialization | AssetCheckResult | AssetCheckEvaluation]:
+    """One file at a time, each replaced whole or not at all: a month run again changes nothing.
+
+    A month that breaks a blocking rule stays as it was.
+    """
     done: list[str] = []
+    quality = Quality()
     try:
         for key in context.partition_keys:
-            metadata = _replace_month(context, landing, warehouse, key)
+            metadata = _replace_month(context, landing, warehouse, key, quality)
             for asset_key, entries in metadata.items():
                 context.add_asset_metadata(entries, asset_key=asset_key, partition_key=key)
             done.append(key)
@@ -94,15 +159,17 @@ def taxi_trips(
         # their own nothing downstream would follow them.
         for key in done:
             for table in TABLES:
-                yield AssetMaterialization(table.asset_key, partition=key)
+                yield AssetMaterialization(table.asset_key, partition=key, metadata=release_metadata())
+        yield from without_materialization(quality.checks())
         raise
     # The metadata above is each month's own; these stand for all months of the run.
     for table in TABLES:
         yield MaterializeResult(asset_key=table.asset_key)
+    yield from quality.checks()
 
 
 def _replace_month(
-    context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse, key: str
+    context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse, key: str, quality: Quality
 ) -> dict[AssetKey, dict[str, Any]]:
     """Load one partition's file and return what the UI is to show of it, by asset."""
     file = TripFile.of_partition(key)
@@ -114,14 +181,31 @@ def _replace_month(
             f" landing/taxi_trips_file for {key} first.",
             allow_retries=False,
         )
+    snapshots: list[int] = []
+    findings: dict[TableContract, Sequence[Finding]] = {}
     try:
-        with warehouse.write(*TABLES) as connection:
+        with warehouse.write(*TABLES, RESULTS, on_commit=snapshots.append) as connection:
             loaded = load_month(connection, file, path)
-            _record_load(connection, file, download, loaded)
+            _record_load(connection, file, download, loaded, context.run.run_id)
+            findings |= _findings(connection, file, download)
+            require([finding for of_table in findings.values() for finding in of_table])
+            keep(connection, key, findings, context.run.run_id)
+            quality.add(key, findings)
+            quality.still_refused = refused(connection, TRIPS)
             previews = {table: _preview(connection, table, file) for table in TABLES}
             days = _trips_per_day(connection, file)
-    except (UnsupportedSchemaError, RowsUnaccountedError) as error:
-        raise Failure(f"{file.name}: {error}", allow_retries=False) from error
+    except (UnsupportedSchemaError, RowsUnaccountedError, RefusedError) as error:
+        # Where the file could not even be loaded, its rows were not measured.
+        findings = findings or {TRIPS: [_why(error)]}
+        with warehouse.write(RESULTS) as connection:
+            keep(connection, key, findings, context.run.run_id)
+            quality.still_refused = refused(connection, TRIPS)
+        quality.add(key, findings)
+        raise Failure(
+            f"{file.name}: {error} The month stays as it was, and nothing is made of it downstream. Once the file or"
+            f" the rule is mended, materialize landing/taxi_trips_file and raw/taxi_trips for {key}.",
+            allow_retries=False,
+        ) from error
     context.log.info("%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined)
     if loaded.unknown_columns:
         context.log.warning("%s has columns the contract does not: %s", file.name, loaded.unknown_columns)
@@ -131,6 +215,8 @@ def _replace_month(
         "source_etag": download.etag or "none",
         "source_sha256": download.sha256,
         "unknown_columns": loaded.unknown_columns,
+        "contract_version": TRIPS.version,
+        "snapshot_id": snapshots[0],
     }
     lineage = lineage_metadata(_column_lineage(loaded))
     named = f"{file.service}, file of {file.month:%B %Y}"
@@ -160,8 +246,45 @@ def _replace_month(
     }
 
 
-class RowsUnaccountedError(Exception):
-    """Rows were lost or doubled between file and tables; the transaction was undone."""
+def _findings(
+    connection: duckdb.DuckDBPyConnection, file: TripFile, download: Download
+) -> dict[TableContract, Sequence[Finding]]:
+    """What is to be said of a month that was just loaded, by table."""
+    month = {"service": file.service, "month": file.month}
+    of_month = "service = $service AND file_month = $month"
+    earlier = earlier_figures(connection, TRIPS, [before.partition_key for before in file.before(EARLIER_MONTHS)])
+    twins = connection.execute(
+        f"SELECT service, file_month FROM {LOADS.table} WHERE sha256 = $sha256 AND NOT ({of_month}) ORDER BY ALL",
+        month | {"sha256": download.sha256},
+    ).fetchall()
+    own = [
+        _own(SCHEMA, "columns that the file lacks", "columns", 0),
+        _own(ROW_ACCOUNTING, "rows lost or doubled", "rows", 0),
+        _own(
+            SOURCE_FILE,
+            "other months of the same content",
+            "months",
+            len(twins),
+            f"Its content is also that of {', '.join(TripFile(*twin).name for twin in twins)}." if twins else "",
+        ),
+    ]
+    return {
+        TRIPS: [*own, *measure(connection, TRIPS, of_month, month, earlier)],
+        QUARANTINE: measure(connection, QUARANTINE, of_month, month),
+        LOADS: measure(connection, LOADS, of_month, month),
+    }
+
+
+def _why(error: Exception) -> Finding:
+    if isinstance(error, UnsupportedSchemaError):
+        return _own(SCHEMA, "columns that the file lacks", "columns", max(1, len(error.missing)), str(error))
+    if isinstance(error, RowsUnaccountedError):
+        return _own(ROW_ACCOUNTING, "rows lost or doubled", "rows", error.difference, str(error))
+    raise error
+
+
+def _own(check: str, rule: str, unit: str, observed: int, detail: str = "") -> Finding:
+    return Finding(check, rule, True, observed == 0, observed, unit, f"0 {unit}", detail=detail)
 
 
 def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path) -> LoadedMonth:
@@ -212,7 +335,8 @@ def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path
     if read != kept + quarantined:
         raise RowsUnaccountedError(
             f"{read:,} rows read but {kept:,} kept and {quarantined:,} quarantined; nothing was changed."
-            " This is a fault in ingestion/defs/classify_trips.sql."
+            " This is a fault in ingestion/defs/classify_trips.sql.",
+            abs(read - kept - quarantined),
         )
     reasons = connection.execute(
         f"SELECT reason, count(*) FROM {QUARANTINE.table}"
@@ -223,7 +347,7 @@ def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path
 
 
 def _record_load(
-    connection: duckdb.DuckDBPyConnection, file: TripFile, download: Download, loaded: LoadedMonth
+    connection: duckdb.DuckDBPyConnection, file: TripFile, download: Download, loaded: LoadedMonth, run_id: str
 ) -> None:
     """Say which file the month was made from, in the transaction that makes it."""
     connection.execute(
@@ -241,6 +365,8 @@ def _record_load(
         "etag": download.etag,
         "sha256": download.sha256,
         "contract_version": TRIPS.version,
+        "code_version": release_metadata().get("codeloc/version"),
+        "run_id": run_id,
     }
     connection.execute(
         f"INSERT INTO {LOADS.table} ({', '.join(record)}) VALUES ({', '.join(f'${name}' for name in record)})", record

@@ -1,11 +1,22 @@
 """The taxi zones in the warehouse: every zone once, named and with a valid shape."""
 
+from collections.abc import Iterator
 from importlib.resources import files
 
-from dagster import Failure, MaterializeResult, TableRecord, TableSchema, asset
+import duckdb
+from dagster import (
+    AssetCheckResult,
+    AssetExecutionContext,
+    Failure,
+    MaterializeResult,
+    TableRecord,
+    TableSchema,
+    asset,
+)
 from dagster import MetadataValue as Metadata
 from taxi_shared.contracts import contract
 from taxi_shared.previews import PREVIEW_ROWS, preview
+from taxi_shared.quality import RefusedError, check_results, check_specs, keep, measure, require, results_contract
 from taxi_shared.warehouse import Warehouse
 
 from ingestion.defs.common import OWNERS
@@ -13,7 +24,7 @@ from ingestion.defs.files import taxi_zone_lookup_file, taxi_zones_file
 from ingestion.landing import LandingStore
 
 ZONES = contract("raw.taxi_zones")
-ZONE_COUNT = 265
+RESULTS = results_contract()
 
 
 @asset(
@@ -23,8 +34,12 @@ ZONE_COUNT = 265
     owners=OWNERS,
     kinds={"duckdb", "ducklake"},
     metadata=ZONES.asset_metadata,
+    freshness_policy=ZONES.freshness,
+    check_specs=check_specs(ZONES),
 )
-def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult[None]:
+def taxi_zones(
+    context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse
+) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
     """All 265 TLC taxi zones, one row each, with their shapes.
 
     The shapes' file gives one LocationID to several zones (56 to Corona's two, 103 to the three
@@ -38,34 +53,46 @@ def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult
             " landing/taxi_zones_file first.",
             allow_retries=False,
         )
-    with warehouse.write(ZONES) as connection:
-        for name in ("taxi_zone_lookup", "taxi_zones"):
-            connection.execute(f"SET VARIABLE {name} = $1", [str(landing.path(f"{name}.csv"))])
-        connection.create_function("valid_multipolygon", valid_multipolygon, ["VARCHAR"], "VARCHAR")
-        connection.execute(f"DELETE FROM {ZONES.table}")
-        connection.execute(files(__package__).joinpath("load_zones.sql").read_text(encoding="utf-8"))
-        duplicates = connection.execute(
-            """SELECT LocationID, count(*), string_agg(OBJECTID, ', ' ORDER BY OBJECTID::INTEGER)
-            FROM read_csv(getvariable('taxi_zones'), all_varchar = true)
-            GROUP BY LocationID HAVING count(*) > 1 ORDER BY LocationID::INTEGER"""
-        ).fetchall()
-        counted = connection.execute(
-            f"SELECT count(*), count(DISTINCT zone_id), count(geometry_wkt) FROM {ZONES.table}"
-        ).fetchone()
-        rows, distinct, with_shape = counted or (0, 0, 0)
-        first_rows = preview(
-            connection.execute(
-                f"SELECT * EXCLUDE (geometry_wkt) FROM {ZONES.table} ORDER BY zone_id LIMIT {PREVIEW_ROWS}"
+    files_at_hand = f"{landing.path('taxi_zone_lookup.csv')} and {landing.path('taxi_zones.csv')}"
+    try:
+        with warehouse.write(ZONES, RESULTS) as connection:
+            for name in ("taxi_zone_lookup", "taxi_zones"):
+                connection.execute(f"SET VARIABLE {name} = $1", [str(landing.path(f"{name}.csv"))])
+            connection.create_function("valid_multipolygon", valid_multipolygon, ["VARCHAR"], "VARCHAR")
+            connection.execute(f"DELETE FROM {ZONES.table}")
+            load = files(__package__).joinpath("load_zones.sql").read_text(encoding="utf-8")
+            try:
+                connection.execute(load)
+            except duckdb.Error as error:
+                raise Failure(
+                    f"the zones' files cannot be read as tables: {' '.join(str(error).split())[:500]} The table stays"
+                    f" as it was. Look at {files_at_hand}.",
+                    allow_retries=False,
+                ) from error
+            findings = measure(connection, ZONES)
+            require(findings)
+            keep(connection, "", {ZONES: findings}, context.run.run_id)
+            duplicates = connection.execute(
+                """SELECT LocationID, count(*), string_agg(OBJECTID, ', ' ORDER BY OBJECTID::INTEGER)
+                FROM read_csv(getvariable('taxi_zones'), all_varchar = true)
+                GROUP BY LocationID HAVING count(*) > 1 ORDER BY LocationID::INTEGER"""
+            ).fetchall()
+            counted = connection.execute(f"SELECT count(*), count(geometry_wkt) FROM {ZONES.table}").fetchone()
+            rows, with_shape = counted or (0, 0)
+            first_rows = preview(
+                connection.execute(
+                    f"SELECT * EXCLUDE (geometry_wkt) FROM {ZONES.table} ORDER BY zone_id LIMIT {PREVIEW_ROWS}"
+                )
             )
-        )
-        if rows != ZONE_COUNT or distinct != rows:
-            raise Failure(
-                f"the files give {rows} rows for {distinct} zones where TLC has {ZONE_COUNT}: the table stays"
-                f" as it was. Look at {landing.path('taxi_zone_lookup.csv')} and"
-                f" {landing.path('taxi_zones.csv')}.",
-                allow_retries=False,
-            )
-    return MaterializeResult(
+    except RefusedError as error:
+        with warehouse.write(RESULTS) as connection:
+            keep(connection, "", {ZONES: error.findings}, context.run.run_id)
+        yield from check_results(ZONES, {"": error.findings})
+        raise Failure(
+            f"{error} The table stays as it was. Look at {files_at_hand}.",
+            allow_retries=False,
+        ) from error
+    yield MaterializeResult(
         metadata={
             "dagster/row_count": rows,
             "source": Metadata.url(source.url),
@@ -80,6 +107,7 @@ def taxi_zones(landing: LandingStore, warehouse: Warehouse) -> MaterializeResult
             ),
         }
     )
+    yield from check_results(ZONES, {"": findings})
 
 
 def valid_multipolygon(wkt: str) -> str:

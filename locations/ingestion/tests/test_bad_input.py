@@ -1,0 +1,412 @@
+"""Bad days, one table: whatever the source sends, it is told, the warehouse stays as it was, and a good file heals it.
+
+Each case goes over real HTTP through the assets that a run has: a month that is there, the bad file, the good one.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from dagster import AssetCheckSeverity, RetryPolicy
+from ingestion import sample
+from ingestion import source as source_module
+from ingestion.defs import common
+from ingestion.defs.files import taxi_trips_file, taxi_zone_lookup_file, taxi_zones_file
+from ingestion.defs.trips import LOADS, QUARANTINE, TRIPS, taxi_trips
+from ingestion.defs.zones import ZONES, taxi_zones
+from ingestion.landing import LandingStore
+from ingestion.source import TripFile
+from taxi_shared.quality import RESULTS, refused
+from taxi_shared.warehouse import Warehouse
+
+from conftest import Run, Source, content, failure, lake_in, of_month, parquet
+
+KEY = "2023-02-01|green"
+FILE = TripFile.of_partition(KEY)
+PATH = f"/{FILE.url_path}"
+OTHER = TripFile.of_partition("2023-01-01|green")
+TABLES = (TRIPS.table, QUARANTINE.table, LOADS.table)
+Spoil = Callable[[Source], None]
+
+pytestmark = pytest.mark.whole_months
+
+
+def month(file: TripFile, **values: Any) -> pa.Table:  # noqa: ANN401  (as the file has them)
+    """A trip on each day, all with the same values."""
+    days = [datetime(file.month.year, file.month.month, day, 12) for day in range(1, 29)]
+    days += [day for day in (days[-1] + timedelta(days=n) for n in (1, 2, 3)) if day.month == file.month.month]
+    rows = [{"pickup": day, "dropoff": day + timedelta(minutes=10), **values} for day in days]
+    return of_month("green", f"{file.month:%Y-%m}", rows)
+
+
+GOOD = month(FILE)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `loaded` to be copied from; it is filled by the first test."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture
+def loaded(prepared: Path, tmp_path: Path, source: Source, run: Run) -> dict[str, list[tuple[Any, ...]]]:
+    """The warehouse after January and February were loaded from good files, which the source has."""
+    for file in (OTHER, FILE):
+        source.publish(file, month(file))
+    if not any(prepared.iterdir()):
+        assert run(taxi_trips_file, taxi_trips, key=OTHER.partition_key, last_key=KEY).success
+        shutil.copytree(tmp_path, prepared, dirs_exist_ok=True)
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return content(lake_in(tmp_path), *TABLES)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "PASSING_FAULTS", RetryPolicy(max_retries=1, delay=0))
+    monkeypatch.setattr(source_module, "_TIMEOUT", httpx.Timeout(1))
+    monkeypatch.setattr(source_module, "_PATIENCE", 0.5)
+
+
+# -- what a server may do ---------------------------------------------------------------------------
+
+
+def status(number: int, **headers: str) -> Spoil:
+    return lambda source: source.status(PATH, number, headers, b"{}")
+
+
+def body(content: bytes) -> Spoil:
+    return lambda source: source.serve(PATH, content)
+
+
+def table(changed: pa.Table) -> Spoil:
+    return lambda source: source.publish(FILE, changed)
+
+
+def silence(source: Source) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(1.2)
+        handler.close_connection = True
+
+    source.answers[PATH] = answer
+
+
+def reset(source: Source) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.connection.shutdown(2)
+
+    source.serve_half(PATH, parquet(GOOD), answer)
+
+
+def shorter_than_announced(source: Source) -> None:
+    source.serve_half(PATH, parquet(GOOD), lambda handler: setattr(handler, "close_connection", True))
+
+
+def trickle(source: Source) -> None:
+    content = parquet(GOOD)
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        try:
+            for byte in content[:40]:
+                handler.wfile.write(bytes([byte]))
+                handler.wfile.flush()
+                time.sleep(0.05)
+        except OSError:
+            pass
+        handler.close_connection = True
+
+    source.answers[PATH] = answer
+
+
+def circle(source: Source) -> None:
+    source.status(PATH, 302, {"Location": f"{source.url}{PATH}"})
+
+
+def retyped(column: str, values: pa.Array) -> pa.Table:
+    return GOOD.set_column(GOOD.column_names.index(column), column, values)
+
+
+ROWS = GOOD.num_rows
+PAGE = b"<!DOCTYPE html><html><body>Maintenance</body></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n"
+ANCIENT = pa.table({"vendor_name": ["VTS"], "Trip_Pickup_DateTime": ["2009-01-04 02:52:00"], "Start_Lon": [-73.99]})
+
+# What the source sends, what the run's error says, and the checks that are red besides.
+REFUSED: dict[str, tuple[Spoil, str, set[str]]] = {
+    "403": (status(403), f"{PATH}: not published (HTTP 403). TLC publishes about two months after", set()),
+    "404": (status(404), f"{PATH}: not published (HTTP 404). TLC publishes about two months after", set()),
+    "429 with Retry-After": (status(429, **{"Retry-After": "0"}), f"{PATH}: HTTP 429", set()),
+    "500": (status(500), f"{PATH}: HTTP 500", set()),
+    "timeout": (silence, f"{PATH}: ReadTimeout", set()),
+    "reset in mid-body": (reset, f"{PATH}: Re", set()),
+    "slow trickle": (trickle, f"{PATH}: too slow: ", set()),
+    "redirect loop": (circle, f"{PATH}: redirected in circles", set()),
+    "wrong length": (shorter_than_announced, f"{PATH}: RemoteProtocolError", set()),
+    "HTML page with status 200": (body(PAGE), "not a Parquet file: it does not begin with PAR1", set()),
+    "JSON error saved as Parquet": (body(b'{"error": "gone"}'), "not a Parquet file", set()),
+    "git-lfs pointer": (body(POINTER), "not a Parquet file", set()),
+    "truncated Parquet": (body(parquet(GOOD)[:-100]), "a Parquet file that was cut off: its footer is missing", set()),
+    "another table": (
+        table(pa.table({"LocationID": [1], "Borough": ["EWR"]})),
+        "is missing. The file has: LocationID, Borough. Either it is not a file of taxi trips",
+        {"schema"},
+    ),
+    "missing column": (table(GOOD.drop_columns("PULocationID")), "column PULocationID is missing", {"schema"}),
+    "schema of 2009": (table(ANCIENT), "files of 2009 and 2010 give coordinates instead of taxi zones", {"schema"}),
+    "times that are texts": (
+        table(retyped("lpep_pickup_datetime", pa.array(["noon"] * ROWS))),
+        "rows: observed 0 rows, expected more than 0 rows",
+        {"completeness"},
+    ),
+    "zones that are texts": (
+        table(retyped("PULocationID", pa.array(["Midtown"] * ROWS))),
+        "rows: observed 0 rows, expected more than 0 rows",
+        {"completeness"},
+    ),
+    "no rows": (table(GOOD.slice(0, 0)), "rows: observed 0 rows, expected more than 0 rows", {"completeness"}),
+    "half a month": (
+        table(GOOD.slice(0, 14)),
+        "days of the month without a trip: observed 14 days, expected at most 7 days",
+        {"completeness"},
+    ),
+    "all rows outside the month": (
+        lambda source: source.publish(FILE, month(TripFile.of_partition("2023-05-01|green"))),
+        "rows: observed 0 rows, expected more than 0 rows",
+        {"completeness"},
+    ),
+    "another month's file": (
+        lambda source: source.publish(FILE, month(OTHER)),
+        f"Its content is also that of {OTHER.name}",
+        {"completeness", "source_file"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_month_leaves_the_warehouse_as_it_was_and_a_good_file_heals(
+    name: str,
+    source: Source,
+    landing: LandingStore,
+    warehouse: Warehouse,
+    run: Run,
+    loaded: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    spoil, says, red = REFUSED[name]
+    file_before = landing.path(FILE.name).read_bytes()
+    spoil(source)
+    result = run(taxi_trips_file, taxi_trips, key=KEY)
+    assert not result.success
+    assert says in failure(result)
+    assert {check.check_name for check in result.get_asset_check_evaluations() if not check.passed} == red
+    assert content(warehouse, *TABLES) == loaded
+    with warehouse.read() as connection:
+        told = refused(connection, TRIPS)
+    assert {(partition, check) for partition, check, _ in told} == {(KEY, check) for check in red}
+    if not red:
+        # It never came as far as the landing store.
+        assert landing.path(FILE.name).read_bytes() == file_before
+    assert [path.name for path in Path(landing.folder).glob(".*")] == []
+
+    source.publish(FILE, GOOD)
+    healed = run(taxi_trips_file, taxi_trips, key=KEY)
+    assert healed.success
+    assert all(check.passed for check in healed.get_asset_check_evaluations())
+    with warehouse.read() as connection:
+        assert refused(connection, TRIPS) == []
+
+
+def test_a_check_stays_red_while_another_month_is_refused(
+    source: Source, run: Run, loaded: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    source.publish(FILE, GOOD.slice(0, 14))
+    assert not run(taxi_trips_file, taxi_trips, key=KEY).success
+    (check,) = [
+        check
+        for check in run(taxi_trips_file, taxi_trips, key=OTHER.partition_key).get_asset_check_evaluations()
+        if not check.passed
+    ]
+    assert check.check_name == "completeness"
+    assert check.description is not None
+    assert check.description.startswith(f"{KEY}: days of the month without a trip: observed 14 days")
+    source.publish(FILE, GOOD)
+    healed = run(taxi_trips_file, taxi_trips, key=KEY)
+    assert all(check.passed for check in healed.get_asset_check_evaluations())
+
+
+# -- odd, and no reason to refuse a month -----------------------------------------------------------
+
+EXTRA = GOOD.append_column("tip_by_app", pa.array([1.0] * ROWS))
+ACCEPTED: dict[str, pa.Table] = {
+    "extra column": EXTRA,
+    "a column of nulls without a type": retyped("ehail_fee", pa.nulls(ROWS)),
+    "other letter case": GOOD.rename_columns([name.upper() for name in GOOD.column_names]),
+    "whole numbers as floating point": retyped("passenger_count", pa.array([1.0] * ROWS)),
+    "re-uploaded with other amounts": month(FILE, total_amount=21.0),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_is_only_odd_is_loaded(
+    name: str, source: Source, warehouse: Warehouse, run: Run, loaded: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    source.publish(FILE, ACCEPTED[name])
+    result = run(taxi_trips_file, taxi_trips, key=KEY)
+    assert result.success
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+    with warehouse.read() as connection:
+        counted = connection.execute(
+            f"SELECT count(*), sum(total_amount) FROM {TRIPS.table} WHERE file_month = DATE '2023-02-01'"
+        ).fetchone()
+    assert counted == (ROWS, pytest.approx(ROWS * (21.0 if "amounts" in name else 18.5)))
+
+
+def test_what_differs_much_from_the_months_before_is_told_and_loaded(source: Source, run: Run) -> None:
+    files = [TripFile.of_partition(f"2022-{number:02}-01|green") for number in (10, 11, 12)]
+    for file in files:
+        source.publish(file, month(file))
+    assert run(taxi_trips_file, taxi_trips, key=files[0].partition_key, last_key=files[-1].partition_key).success
+    source.publish(FILE, pa.concat_tables([month(FILE, fare_amount=99.0, passenger_count=None)] * 10))
+    result = run(taxi_trips_file, taxi_trips, key=KEY)
+    assert result.success
+    (check,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert check.check_name == "consistency"
+    assert check.severity == AssetCheckSeverity.WARN
+    assert check.description is not None
+    assert "trips: observed 280 rows, expected between 15.5 and 46.5 rows: 31 is the median of 3" in check.description
+    assert "median fare: observed 99 USD" in check.description
+    assert "trips without passenger_count: observed 100 percent, expected between -5 and 5" in check.description
+
+
+# -- the zones --------------------------------------------------------------------------------------
+
+LOOKUP, SHAPES = "/misc/taxi_zone_lookup.csv", "/misc/taxi_zones.csv"
+ZONE_ASSETS = (taxi_zones_file, taxi_zone_lookup_file, taxi_zones)
+NAMES = (sample.SAMPLE_DATA / Path(LOOKUP).name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content_of_lookup", "says"),
+    [
+        (NAMES.replace(b"Newark", b"N\xe9wark"), "not a CSV file: 'utf-8' codec can't decode"),
+        (
+            NAMES.replace(b"\r\n", b"\n").replace(b"\n1,", b"\nshifted,1,", 1),
+            "the zones' files cannot be read as tables: ",
+        ),
+        (PAGE, "column LocationID, Borough, Zone, service_zone is missing from its header"),
+        (NAMES.splitlines(keepends=True)[0], "a CSV file without rows"),
+    ],
+    ids=["not UTF-8", "shifted columns", "HTML page", "no rows"],
+)
+def test_names_of_zones_that_are_none_leave_the_table_as_it_was(
+    source: Source, warehouse: Warehouse, run: Run, content_of_lookup: bytes, says: str
+) -> None:
+    source.serve(LOOKUP, NAMES)
+    source.serve(SHAPES, (sample.SAMPLE_DATA / Path(SHAPES).name).read_bytes())
+    assert run(*ZONE_ASSETS).success
+    before = content(warehouse, ZONES.table)
+    source.serve(LOOKUP, content_of_lookup)
+    assert says.lower() in failure(run(*ZONE_ASSETS)).lower()
+    assert content(warehouse, ZONES.table) == before
+    source.serve(LOOKUP, NAMES)
+    assert run(*ZONE_ASSETS).success
+    assert content(warehouse, ZONES.table) == before
+
+
+# -- the machine ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    if os.geteuid() != 0:
+        pytest.skip("making a file system of a size takes root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def noise(file: TripFile) -> pa.Table:
+    """A month of some megabytes, whatever the compression."""
+    repeated = pa.concat_tables([month(file)] * 10_000)
+    values = np.random.default_rng(7).uniform(0, 100, repeated.num_rows)
+    return repeated.set_column(repeated.column_names.index("total_amount"), "total_amount", pa.array(values))
+
+
+def test_a_full_disk_while_downloading_leaves_no_half_file(
+    source: Source, small_disk: Path, warehouse: Warehouse, run: Run, landing: LandingStore
+) -> None:
+    source.publish(FILE, noise(FILE))
+    Path(landing.folder).symlink_to(small_disk)
+    text = failure(run(taxi_trips_file, key=KEY))
+    assert "No space left on device" in text
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_full_disk_while_writing_leaves_the_month_as_it_was(
+    source: Source,
+    small_disk: Path,
+    tmp_path: Path,
+    warehouse: Warehouse,
+    run: Run,
+    loaded: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    lakes = tmp_path / "lakes"
+    shutil.copytree(lakes, small_disk, dirs_exist_ok=True)
+    shutil.rmtree(lakes)
+    lakes.symlink_to(small_disk)
+    source.publish(FILE, noise(FILE))
+    assert "No space left on device" in failure(run(taxi_trips_file, taxi_trips, key=KEY))
+    assert content(warehouse, *TABLES) == loaded
+    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    source.publish(FILE, GOOD)
+    assert run(taxi_trips_file, taxi_trips, key=KEY).success
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
+def test_the_machines_time_zone_changes_nothing(
+    zone: str, warehouse: Warehouse, run: Run, loaded: dict[str, list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert run(taxi_trips_file, taxi_trips, key=OTHER.partition_key, last_key=KEY).success
+        again = content(warehouse, *TABLES)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+    assert again[TRIPS.table] == loaded[TRIPS.table]
+    hour = timedelta(hours=1)
+    assert all(abs(row[2] - datetime.now(UTC).replace(tzinfo=None)) < hour for row in again[LOADS.table])
+
+
+def test_what_was_found_can_be_asked_for(
+    warehouse: Warehouse, loaded: dict[str, list[tuple[Any, ...]]], source: Source, run: Run
+) -> None:
+    source.publish(FILE, month(FILE, payment_type=9))
+    assert run(taxi_trips_file, taxi_trips, key=KEY).success
+    with warehouse.read() as connection:
+        row = connection.execute(
+            f"""SELECT check_name, blocking, observed, unit, expected, examples FROM {RESULTS}
+            WHERE partition = $key AND NOT passed""",
+            {"key": KEY},
+        ).fetchone()
+    assert row is not None
+    assert row[:5] == ("accuracy", False, 100.0, "percent", "at most 1 percent")
+    assert json.loads(row[5])[0]["payment_type"] == 9
