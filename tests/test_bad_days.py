@@ -29,7 +29,7 @@ file = TripFile.of_partition(asked["key"])
 warehouse = Warehouse(lake="ingestion", catalog=asked["catalog"], data_root=asked["data_root"])
 
 def load():
-    with warehouse.write(*TABLES, RESULTS) as connection:
+    with warehouse.write(*TABLES, appends=[RESULTS]) as connection:
         load_month(connection, file, Path(asked["file"]))
 
 def state():

@@ -153,18 +153,37 @@ def finding(passed: bool, check: str = "completeness", rule: str = "rows", obser
     return Finding(check, rule, True, passed, observed, "rows", "265 rows", [] if passed else [{"zone_id": 3}], "So.")
 
 
-def test_the_last_findings_of_a_partition_are_kept(connection: duckdb.DuckDBPyConnection) -> None:
+def test_the_findings_of_a_partition_are_added_to_the_former_ones(connection: duckdb.DuckDBPyConnection) -> None:
     keep(connection, "a", {ZONES: [finding(True), finding(True, rule="other")], TRIPS: [finding(True)]}, "run 1")
     keep(connection, "b", {ZONES: [finding(True)]}, "run 2")
     keep(connection, "a", {ZONES: [finding(False, observed=None)]}, "run 3")
     rows = connection.execute(
-        f"SELECT table_name, partition, rule, passed, observed, examples, detail, run_id FROM {RESULTS} ORDER BY ALL"
+        f"""SELECT table_name, partition, rule, passed, observed, examples, detail, run_id FROM {RESULTS}
+        ORDER BY checked_at, table_name, rule"""
     ).fetchall()
     assert rows == [
         ("raw.taxi_trips", "a", "rows", True, 7, None, "So.", "run 1"),
-        ("raw.taxi_zones", "a", "rows", False, None, '[{"zone_id": 3}]', "So.", "run 3"),
+        ("raw.taxi_zones", "a", "other", True, 7, None, "So.", "run 1"),
+        ("raw.taxi_zones", "a", "rows", True, 7, None, "So.", "run 1"),
         ("raw.taxi_zones", "b", "rows", True, 7, None, "So.", "run 2"),
+        ("raw.taxi_zones", "a", "rows", False, None, '[{"zone_id": 3}]', "So.", "run 3"),
     ]
+
+
+def test_what_was_found_last_counts(connection: duckdb.DuckDBPyConnection) -> None:
+    keep(connection, "a", {ZONES: [finding(False), finding(True, rule="x")], TRIPS: [finding(False)]}, "1")
+    keep(connection, "a", {ZONES: [finding(True, observed=8)]}, "2")
+    assert refused(connection, ZONES) == []
+    assert [partition for partition, *_ in refused(connection, TRIPS)] == ["a"]
+    assert earlier_figures(connection, ZONES, ["a"])("rows") == [8]
+    assert earlier_figures(connection, ZONES, ["a"])("x") == []
+
+
+def test_what_was_found_last_counts_also_where_the_clock_was_set_back(connection: duckdb.DuckDBPyConnection) -> None:
+    keep(connection, "a", {ZONES: [finding(True)]}, "1")
+    connection.execute(f"UPDATE {RESULTS} SET checked_at = checked_at + INTERVAL 1 DAY")
+    keep(connection, "a", {ZONES: [finding(False)]}, "2")
+    assert [partition for partition, *_ in refused(connection, ZONES)] == ["a"]
 
 
 def test_what_was_refused_can_be_asked_for(connection: duckdb.DuckDBPyConnection) -> None:

@@ -30,7 +30,7 @@ def months(ingestion: Warehouse) -> None:
 def judge(ingestion: Warehouse, table: str, partition: str, passed: bool) -> None:
     """As ingestion keeps what came of a check."""
     found = Finding("completeness", "days of the month without a trip", True, passed, 14, "days", "0 days")
-    with ingestion.write(results_contract()) as connection:
+    with ingestion.write(contract(table), appends=[results_contract()]) as connection:
         keep(connection, partition, {contract(table): [found]}, "a run")
 
 

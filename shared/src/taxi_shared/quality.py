@@ -4,6 +4,9 @@ A producer measures inside the transaction that writes, and commits nothing that
 stands in `raw.check_results` of its lake, by table and partition: Dagster has the last result of a check only,
 whatever partition that was about, and lets a failed one stop nothing but its own run. With the table a check stays red
 until the last refused partition is mended, and whoever reads a lake can ask whether a partition may be built upon.
+
+Rows are only added to that table, so that runs which write different tables, and so hold different locks, never wait
+for each other there; the newest findings of a partition are those that count.
 """
 
 import json
@@ -148,7 +151,7 @@ def _judge(rule: Rule, observed: float | None, earlier: Callable[[str], Sequence
 
 
 def results_contract() -> TableContract:
-    """The contract of the table that keeps what was found; `Warehouse.write` needs it."""
+    """The contract of the table that keeps what was found, which `Warehouse.write` appends to."""
     return contract(RESULTS)
 
 
@@ -158,17 +161,25 @@ def keep(
     findings: Mapping[TableContract, Sequence[Finding]],
     run_id: str,
 ) -> None:
-    """Have `raw.check_results` hold these findings of a partition of tables in place of the former ones.
+    """Add these findings of a partition of tables to `raw.check_results`; from now on they are the ones that count.
+
+    The caller holds the tables' locks: two who judge one table at once would both be the newest.
 
     Parameters
     ----------
     partition
         Dagster's key of it; empty: the tables have none.
     """
-    connection.execute(
-        f"DELETE FROM {RESULTS} WHERE list_contains($tables, table_name) AND partition = $partition",
-        {"tables": [table.table for table in findings], "partition": partition},
-    )
+    (checked_at,) = connection.execute(
+        # Newer than the former ones also where the clock was set back.
+        f"""SELECT greatest($now::TIMESTAMP, max(checked_at) + INTERVAL 1 MICROSECOND)::VARCHAR FROM {RESULTS}
+        WHERE list_contains($tables, table_name) AND partition = $partition""",
+        {
+            "now": datetime.now(UTC).replace(tzinfo=None),
+            "tables": [table.table for table in findings],
+            "partition": partition,
+        },
+    ).fetchone() or (None,)
     rows = [
         {
             "table_name": table.table,
@@ -182,7 +193,7 @@ def keep(
             "expected": finding.expected,
             "examples": json.dumps(finding.examples, default=str) if finding.examples else None,
             "detail": finding.detail or None,
-            "checked_at": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+            "checked_at": checked_at,
             "run_id": run_id,
         }
         for table, of_table in findings.items()
@@ -202,7 +213,7 @@ def refused(
     partitions: Sequence[str] | None = None,
     lake: str | None = None,
 ) -> list[tuple[str, str, str]]:
-    """Broken blocking rules of a table: partition, check, and what is wrong.
+    """Broken blocking rules of a table as it was last judged: partition, check, and what is wrong.
 
     Parameters
     ----------
@@ -215,7 +226,7 @@ def refused(
         return []
     results = RESULTS if lake is None else f"{lake}.{RESULTS}"
     found = connection.execute(
-        f"""SELECT partition, check_name, rule, observed, unit, expected, detail FROM {results}
+        f"""SELECT partition, check_name, rule, observed, unit, expected, detail FROM {_newest(results)}
         WHERE table_name = $table AND blocking AND NOT passed
           AND ($partitions IS NULL OR list_contains($partitions, partition))
         ORDER BY ALL""",
@@ -232,15 +243,21 @@ def earlier_figures(
 ) -> Callable[[str], list[float]]:
     """For `measure`: the figures that each rule had in partitions that were not refused, in the order given."""
     found = connection.execute(
-        f"""SELECT rule, observed FROM {RESULTS}
+        f"""WITH newest AS {_newest(RESULTS)}
+        SELECT rule, observed FROM newest
         WHERE table_name = $table AND list_contains($partitions, partition) AND observed IS NOT NULL
           AND partition NOT IN (
-            SELECT partition FROM {RESULTS} WHERE table_name = $table AND blocking AND NOT passed
+            SELECT partition FROM newest WHERE table_name = $table AND blocking AND NOT passed
           )
         ORDER BY list_position($partitions, partition)""",
         {"table": table.table, "partitions": list(partitions)},
     ).fetchall()
     return lambda rule: [observed for name, observed in found if name == rule]
+
+
+def _newest(results: str) -> str:
+    """SQL: the findings that count."""
+    return f"(FROM {results} QUALIFY checked_at = max(checked_at) OVER (PARTITION BY table_name, partition))"
 
 
 def _is_there(connection: duckdb.DuckDBPyConnection, lake: str | None) -> bool:

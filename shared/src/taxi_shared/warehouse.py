@@ -146,7 +146,10 @@ class Warehouse(DuckDBResource):
 
     @contextmanager
     def write(
-        self, *tables: TableContract, on_commit: Callable[[int], None] | None = None
+        self,
+        *tables: TableContract,
+        appends: Sequence[TableContract] = (),
+        on_commit: Callable[[int], None] | None = None,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """One transaction that alone may change `tables`, which are brought to their contracts first.
 
@@ -156,6 +159,8 @@ class Warehouse(DuckDBResource):
 
         Parameters
         ----------
+        appends
+            Tables that rows are added to and nothing else: several transactions may do so at once, so nobody waits.
         on_commit
             Is told the snapshot that the transaction made, once it is there: `AT (VERSION => snapshot)` reads it.
 
@@ -167,13 +172,18 @@ class Warehouse(DuckDBResource):
         if not tables:
             raise ValueError("give the contracts of the tables to be written")
         names = [table.table for table in tables]
+        everything = [*tables, *appends]
         with self._locks(names) as require_locks, self._connect(own_is_writable=True) as connection:
-            self._create_missing(connection, tables)
+            self._create_missing(connection, everything)
             connection.execute("BEGIN")
             try:
                 connection.execute(
                     f"CALL {identifier(self.lake)}.set_commit_message($author, $message, extra_info => $by)",
-                    {"author": self.lake, "message": f"writes {', '.join(names)}", "by": json.dumps(_writer())},
+                    {
+                        "author": self.lake,
+                        "message": f"writes {', '.join(table.table for table in everything)}",
+                        "by": json.dumps(_writer()),
+                    },
                 )
                 yield connection
                 # COMMIT of a transaction in which a statement failed rolls back without a word; any

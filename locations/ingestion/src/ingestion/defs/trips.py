@@ -184,7 +184,7 @@ def _replace_month(
     snapshots: list[int] = []
     findings: dict[TableContract, Sequence[Finding]] = {}
     try:
-        with warehouse.write(*TABLES, RESULTS, on_commit=snapshots.append) as connection:
+        with warehouse.write(*TABLES, appends=[RESULTS], on_commit=snapshots.append) as connection:
             loaded = load_month(connection, file, path)
             _record_load(connection, file, download, loaded, context.run.run_id)
             findings |= _findings(connection, file, download)
@@ -197,7 +197,7 @@ def _replace_month(
     except (UnsupportedSchemaError, RowsUnaccountedError, RefusedError) as error:
         # Where the file could not even be loaded, its rows were not measured.
         findings = findings or {TRIPS: [_why(error)]}
-        with warehouse.write(RESULTS) as connection:
+        with warehouse.write(*TABLES, appends=[RESULTS]) as connection:
             keep(connection, key, findings, context.run.run_id)
             quality.still_refused = refused(connection, TRIPS)
         quality.add(key, findings)

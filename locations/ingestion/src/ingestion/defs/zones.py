@@ -55,7 +55,7 @@ def taxi_zones(
         )
     files_at_hand = f"{landing.path('taxi_zone_lookup.csv')} and {landing.path('taxi_zones.csv')}"
     try:
-        with warehouse.write(ZONES, RESULTS) as connection:
+        with warehouse.write(ZONES, appends=[RESULTS]) as connection:
             for name in ("taxi_zone_lookup", "taxi_zones"):
                 connection.execute(f"SET VARIABLE {name} = $1", [str(landing.path(f"{name}.csv"))])
             connection.create_function("valid_multipolygon", valid_multipolygon, ["VARCHAR"], "VARCHAR")
@@ -85,7 +85,7 @@ def taxi_zones(
                 )
             )
     except RefusedError as error:
-        with warehouse.write(RESULTS) as connection:
+        with warehouse.write(ZONES, appends=[RESULTS]) as connection:
             keep(connection, "", {ZONES: error.findings}, context.run.run_id)
         yield from check_results(ZONES, {"": error.findings})
         raise Failure(
