@@ -136,8 +136,8 @@ def _commands(name: str, folder: Path, temporary: str) -> list[_Command]:
     tools = ROOT / ".venv" / "bin"
     own = folder / ".venv" / "bin"
     # The root's own files are its tests; the packages below it are checked by themselves.
-    targets = ["tests", "conftest.py", "codeloc"] if name == ACROSS else ["."]
-    typed = ["tests"] if name == ACROSS else ["src", "tests"]
+    targets = ["tests", "benchmarks", "conftest.py", "codeloc"] if name == ACROSS else ["."]
+    typed = ["tests", "benchmarks"] if name == ACROSS else ["src", "tests"]
     # The folder that pytest takes by itself is the same for all of a user's.
     apart = [] if name == ACROSS else ["--basetemp", f"{temporary}/{name}"]
     commands = {

@@ -1,6 +1,7 @@
 """The commands. Each says what it is doing; errors come without a traceback and with the next step."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -399,6 +400,28 @@ def run_tests(
         table.add_row(check.package, check.name, result, f"{check.seconds:.0f}")
     console.print(table)
     raise typer.Exit(0 if all(check.passed for check in checks) else 1)
+
+
+@app.command(epilog="Example: ./codeloc bench loading")
+def bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="A module of benchmarks/ that measures.", show_default="all"),
+    ] = None,
+    short: Annotated[bool, typer.Option("--short", help="What CI measures, on small data; nothing is written.")] = False,
+    docker: Annotated[bool, typer.Option("--docker", help="Measure the deployment with Docker Compose too.")] = False,
+) -> None:
+    """Measure what the platform costs, side by side with plain Dagster and DuckDB; write it to benchmarks/RESULTS.md.
+
+    Exits with 1 when a ratio is clearly worse than its target. Leave the machine alone meanwhile.
+    """
+    from codeloc.checks import packages
+
+    for package in packages().values():
+        sync(package, say)
+    options = [name for name, given in {"--short": short, "--docker": docker}.items() if given]
+    command = [str(ROOT / ".venv" / "bin" / "python"), "-m", "benchmarks", *options, *(names or [])]
+    raise typer.Exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
 
 
 @app.command(epilog="Example: ./codeloc doctor")
