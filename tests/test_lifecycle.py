@@ -240,7 +240,7 @@ def test_doctor_tells_a_taken_port_and_a_wrong_setting(tmp_path: Path) -> None:
     "command",
     [
         *("up", "down", "status", "bi", "sql", "logs", "test", "doctor", "backup", "restore"),
-        *("plan", "deploy", "rollback", "history", "reload", "new", "remove"),
+        *("plan", "deploy", "rollback", "history", "reload", "new", "remove", "bench"),
     ],
 )
 def test_help_explains_each_command_with_an_example(command: str) -> None:

@@ -40,6 +40,24 @@ def test_it_outlives_daemon_webserver_and_code_server(spare: Platform, slow_sour
     assert spare.finished(held) == "SUCCESS"
 
 
+def test_it_keeps_its_connections_as_the_daemon_does(spare: Platform) -> None:
+    spare.quiet()
+    statement = "SELECT sessions FROM pg_stat_database WHERE datname = 'dagster'"
+    ((before,),) = spare.postgres(statement)
+    assert spare.finished(spare.launch_asset("lakes/ingestion")) == "SUCCESS"
+    ((after,),) = spare.postgres(statement)
+    # With one for each statement there would be several hundred.
+    assert 0 < after - before < 100
+
+
+def test_it_goes_on_when_its_connections_were_cut(spare: Platform, slow_source: SlowSource, held: str) -> None:
+    kept = [connection.laddr.port for connection in process_of(spare, held).net_connections() if connection.raddr]
+    cut = spare.postgres(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_port = ANY(ARRAY{kept})")
+    assert cut
+    slow_source.go_on.set()
+    assert spare.finished(held) == "SUCCESS"
+
+
 def test_a_killed_one_is_tried_again(spare: Platform, slow_source: SlowSource, held: str) -> None:
     process_of(spare, held).kill()
     retry = wait_for(lambda: spare.run(held)["tags"].get("dagster/auto_retry_run_id"), "the daemon to try again")

@@ -13,7 +13,7 @@ from dagster import (
     execute_job,
     reconstructable,
 )
-from taxi_shared.executor import by_step_count
+from taxi_shared.executor import by_plan
 
 
 @asset
@@ -26,19 +26,27 @@ def second() -> MaterializeResult[None]:
     return MaterializeResult(metadata={"pid": os.getpid()})
 
 
+@asset(deps=[first])
+def after_first() -> MaterializeResult[None]:
+    return MaterializeResult(metadata={"pid": os.getpid()})
+
+
 definitions = Definitions(
-    [first, second],
-    jobs=[define_asset_job("one_step", [first]), define_asset_job("two_steps", [first, second])],
-    executor=by_step_count,
+    [first, second, after_first],
+    jobs=[
+        define_asset_job("in_a_row", [first, after_first]),
+        define_asset_job("side_by_side", [first, second]),
+    ],
+    executor=by_plan,
 )
 
 
-def one_step() -> JobDefinition:
-    return definitions.resolve_job_def("one_step")
+def in_a_row() -> JobDefinition:
+    return definitions.resolve_job_def("in_a_row")
 
 
-def two_steps() -> JobDefinition:
-    return definitions.resolve_job_def("two_steps")
+def side_by_side() -> JobDefinition:
+    return definitions.resolve_job_def("side_by_side")
 
 
 def pids(result: JobExecutionResult) -> list[object]:
@@ -47,12 +55,14 @@ def pids(result: JobExecutionResult) -> list[object]:
     return [event.materialization.metadata["pid"].value for event in events]
 
 
-def test_one_step_stays_in_the_run_and_more_get_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_in_a_row_stay_in_the_run_and_others_get_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(Path(__file__).parent)  # the steps' processes import this module
     with DagsterInstance.local_temp(str(tmp_path)) as instance:
-        with execute_job(reconstructable(one_step), instance) as single:
-            assert pids(single) == [os.getpid()]
-        with execute_job(reconstructable(two_steps), instance) as parallel:
+        with execute_job(reconstructable(in_a_row), instance) as single:
+            assert pids(single) == [os.getpid()] * 2
+        with execute_job(reconstructable(side_by_side), instance) as parallel:
             found = pids(parallel)
     assert len(set(found)) == 2
     assert os.getpid() not in found

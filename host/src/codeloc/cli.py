@@ -408,7 +408,9 @@ def bench(
         list[str] | None,
         typer.Argument(metavar="[NAME]...", help="A module of benchmarks/ that measures.", show_default="all"),
     ] = None,
-    short: Annotated[bool, typer.Option("--short", help="What CI measures, on small data; nothing is written.")] = False,
+    short: Annotated[
+        bool, typer.Option("--short", help="What CI measures, on small data; nothing is written.")
+    ] = False,
     docker: Annotated[bool, typer.Option("--docker", help="Measure the deployment with Docker Compose too.")] = False,
 ) -> None:
     """Measure what the platform costs, side by side with plain Dagster and DuckDB; write it to benchmarks/RESULTS.md.

@@ -1,9 +1,11 @@
-"""dagster-daemon, with three changes that Dagster has no settings for.
+"""dagster-daemon, with four changes that Dagster has no settings for.
 
 It looks every 30 seconds at backfills: one then waits up to half a minute before its first run and as long again
 before it counts as done. That is most of what a person waits for when a month is loaded and the marts follow.
 
 It drops the retry of a run whose code location is away: see codeloc/retries.py.
+
+It connects to Postgres anew for each statement: see codeloc/connections.py.
 
 And nobody can ask it which code it has loaded: it tells, so that a deploy knows when it is through.
 """
@@ -16,6 +18,7 @@ from dagster._daemon.cli import main
 from dagster._daemon.daemon import DaemonIterator
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
+from codeloc.connections import keep_connections
 from codeloc.retries import PatientEventLogConsumerDaemon
 from codeloc.serving import daemon_key, version_of
 
@@ -53,6 +56,7 @@ controller.DEFAULT_DAEMON_INTERVAL_SECONDS = SECONDS
 # What the controller makes when it is asked for EVENT_LOG_CONSUMER and for QUEUED_RUN_COORDINATOR.
 vars(controller)["EventLogConsumerDaemon"] = PatientEventLogConsumerDaemon
 vars(controller)["QueuedRunCoordinatorDaemon"] = TellingQueuedRunCoordinatorDaemon
+keep_connections()
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,8 @@
-"""The executor every location uses: a run of one step stays in its process, more steps run in parallel.
+"""The executor every location uses: steps that follow each other stay in the run's process, others run in parallel.
 
-Dagster's own executors decide this per job and before the plan is known. Most runs here have one
-step (a partition of one asset), and for those a second process costs more than the step itself; the
-class below only picks between Dagster's two executors once the number of steps is known.
+Dagster's own executors decide this per job and before the plan is known. Most runs here have one step (a partition of
+one asset) or a few in a row, and for those a second process costs more than the step itself; the class below only picks
+between Dagster's two executors once the plan is known.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
 
 
-class StepCountExecutor(Executor):
-    """Delegates to Dagster's in-process executor for one step and to its multiprocess one for more."""
+class PlanExecutor(Executor):
+    """Delegates to Dagster's in-process executor for steps in a row and to its multiprocess one for others."""
 
     def __init__(self, single: Executor, parallel: Executor) -> None:
         self._single = single
@@ -36,9 +36,9 @@ class StepCountExecutor(Executor):
         return self._parallel.retries
 
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
-        """Run the plan with the executor that fits its size."""
-        chosen = self._single if len(execution_plan.step_keys_to_execute) == 1 else self._parallel
-        return chosen.execute(plan_context, execution_plan)
+        """Run the plan with the executor that fits it."""
+        in_a_row = all(len(level) == 1 for level in execution_plan.get_steps_to_execute_by_level())
+        return (self._single if in_a_row else self._parallel).execute(plan_context, execution_plan)
 
 
 def _create(definition: ExecutorDefinition, context: InitExecutorContext, config: dict[str, Any]) -> Executor:
@@ -48,11 +48,11 @@ def _create(definition: ExecutorDefinition, context: InitExecutorContext, config
     return create(context._replace(executor_def=definition, executor_config=config))
 
 
-@executor(name="by_step_count", requirements=multiple_process_executor_requirements())
-def by_step_count(context: InitExecutorContext) -> Executor:
-    """In process for one step; for more, as many processes as the machine has cores."""
+@executor(name="by_plan", requirements=multiple_process_executor_requirements())
+def by_plan(context: InitExecutorContext) -> Executor:
+    """In process for steps in a row; for others, as many processes as the machine has cores."""
     forkserver = {"forkserver": {"preload_modules": ["dagster", "dagster_postgres", "duckdb"]}}
-    return StepCountExecutor(
+    return PlanExecutor(
         single=_create(in_process_executor, context, {"retries": {"enabled": {}}}),
         parallel=_create(
             multiprocess_executor,

@@ -3,7 +3,7 @@
 from dagster import ConfigurableResource, Definitions, EnvVar
 from dagster import definitions as dagster_definitions
 from pydantic import Field
-from taxi_shared.executor import by_step_count
+from taxi_shared.executor import by_plan
 from taxi_shared.warehouse import Warehouse
 
 from ingestion.landing import LandingStore
@@ -38,5 +38,5 @@ def resources() -> Definitions:
             "landing": LandingStore(folder=EnvVar("LANDING_DIR")),
             "warehouse": Warehouse.from_environment("ingestion"),
         },
-        executor=by_step_count,
+        executor=by_plan,
     )
