@@ -209,7 +209,7 @@ def _up(deployed: Deployed, root: Path, project: str) -> Iterator[None]:
         wait_for(lambda: deployed.all_loaded() and deployed.code_answers(), "the locations to be loaded", pause=0.5)
         yield
     finally:
-        # Run containers are no part of the project, and keep its network; an image that was built anew has lost its name.
+        # Run containers are no part of the project, and keep its network; an image that was built anew lost its name.
         label = f"label=codeloc.benchmark={project}"
         _remove(["rm", "--force", "--volumes"], _docker("ps", "--all", "--quiet", "--filter", label))
         down = ["docker", "compose", "down", "--volumes", "--remove-orphans", "--timeout", "10"]
