@@ -19,7 +19,7 @@ TABLES = ("ingestion.raw.taxi_trips", "ingestion.raw.taxi_trips_quarantine", "ma
 KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-from ingestion.defs.trips import RESULTS, TABLES, load_month
+from ingestion.defs.trips import RESULTS, TABLES, make_ready, put
 from ingestion.source import TripFile
 from taxi_shared.warehouse import Warehouse
 import psycopg2
@@ -29,8 +29,10 @@ file = TripFile.of_partition(asked["key"])
 warehouse = Warehouse(lake="ingestion", catalog=asked["catalog"], data_root=asked["data_root"])
 
 def load():
-    with warehouse.write(*TABLES, appends=[RESULTS]) as connection:
-        load_month(connection, file, Path(asked["file"]))
+    with warehouse.draft() as draft:
+        ready = make_ready(draft, file, Path(asked["file"]))
+        with warehouse.write(*TABLES, appends=[RESULTS]) as connection:
+            put(connection, draft, file, ready)
 
 def state():
     with warehouse.read() as connection:

@@ -341,3 +341,88 @@ def test_maintenance_waits_for_who_writes(tmp_path: Path) -> None:
     process.join()
     lake_of(tmp_path).maintain(timedelta(0))
     assert len(rows(lake_of(tmp_path))) == 1
+
+
+# -- drafts ---------------------------------------------------------------------------------------
+
+PARTITIONED = replace(TABLE, table="s.p", partitioned_by=("month",))
+
+
+def add_month(warehouse: Warehouse, month: int, query: str, fails: bool = False) -> None:
+    with warehouse.draft() as draft:
+        ready = draft.put(PARTITIONED, query, month=month)
+        with warehouse.write(PARTITIONED) as connection:
+            connection.execute("DELETE FROM s.p WHERE month = $1", [month])
+            draft.add(connection, ready)
+            counted = connection.execute("SELECT count(*) FROM s.p WHERE month = $1", [month]).fetchone()
+            assert counted == (ready.rows,)
+            if fails:
+                raise ZeroDivisionError
+
+
+def data_files(folder: Path) -> list[Path]:
+    return list((folder / "data" / "one" / "s" / "p").rglob("*.parquet"))
+
+
+def test_rows_that_are_ready_become_a_tables_rows_with_the_transaction(tmp_path: Path) -> None:
+    warehouse = lake_of(tmp_path)
+    add_month(warehouse, 1, "SELECT range AS n FROM range(10)")
+    add_month(warehouse, 2, "SELECT range AS n FROM range(20)")
+    with pytest.raises(ZeroDivisionError):
+        add_month(warehouse, 1, "SELECT range AS n FROM range(30)", fails=True)
+    assert rows(warehouse, "s.p") == [(1, 10), (2, 20)]
+    with pytest.raises(ZeroDivisionError), warehouse.draft() as draft:
+        draft.put(PARTITIONED, "SELECT range AS n FROM range(5)", month=1)
+        raise ZeroDivisionError
+    # That of the transaction that was undone is left to maintenance.
+    assert len(data_files(tmp_path)) == 3
+    add_month(warehouse, 1, "SELECT range AS n FROM range(40)")
+    add_month(warehouse, 2, "SELECT range AS n FROM range(0)")
+    assert rows(warehouse, "s.p") == [(1, 40)]
+
+
+def test_a_required_column_that_holds_nulls_is_refused(tmp_path: Path) -> None:
+    required = replace(PARTITIONED, columns=(TABLE.columns[0], replace(TABLE.columns[1], required=True)))
+    warehouse = lake_of(tmp_path)
+    with warehouse.draft() as draft:
+        ready = draft.put(required, "SELECT NULL::BIGINT AS n", month=1)
+        with pytest.raises(WarehouseError, match="column n may not be null"), warehouse.write(required) as connection:
+            draft.add(connection, ready)
+    assert rows(warehouse, "s.p") == []
+    assert data_files(tmp_path) == []
+
+
+def test_rows_that_were_added_move_with_the_lake_and_are_kept_by_maintenance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = lake_of(tmp_path / "old")
+    for count in (10, 11, 12):
+        add_month(old, 1, f"SELECT range AS n FROM range({count})")
+        with old.write(PARTITIONED) as connection:
+            connection.execute("INSERT INTO s.p VALUES (1, 1), (2, $1)", [count])
+    (tmp_path / "old").rename(tmp_path / "new")
+    warehouse = lake_of(tmp_path / "new")
+    assert rows(warehouse, "s.p") == [(1, 13), (2, 3)]
+    # What a process left that was killed before it added anything.
+    left = data_files(tmp_path / "new")[0].with_name("left.parquet")
+    left.write_bytes(data_files(tmp_path / "new")[0].read_bytes())
+    monkeypatch.setattr(warehouse_module, "_UNTOUCHED", timedelta(0))
+    assert warehouse.maintain(timedelta(0)).removed_files > 0
+    assert not left.exists()
+    assert rows(warehouse, "s.p") == [(1, 13), (2, 3)]
+    with warehouse.read() as connection:
+        found = connection.execute("SELECT sum(n), max(n) FROM s.p WHERE month = 1").fetchone()
+    assert found == (sum(range(12)) + 1, 11)
+
+
+def test_a_column_that_a_contract_gained_is_null_in_rows_that_were_added_before(tmp_path: Path) -> None:
+    add_month(lake_of(tmp_path), 1, "SELECT range AS n FROM range(3)")
+    wider = replace(PARTITIONED, columns=(*TABLE.columns, Column("note", "VARCHAR", "", False)))
+    warehouse = lake_of(tmp_path)
+    with warehouse.draft() as draft:
+        ready = draft.put(wider, "SELECT 7 AS n, 'new' AS note", month=2)
+        with warehouse.write(wider) as connection:
+            draft.add(connection, ready)
+    with warehouse.read() as connection:
+        found = connection.execute("SELECT month, note, count(*) FROM s.p GROUP BY ALL ORDER BY ALL").fetchall()
+    assert found == [(1, None, 3), (2, "new", 1)]

@@ -20,7 +20,8 @@ from ingestion.defs.trips import (
     TRIPS,
     LoadedMonth,
     RowsUnaccountedError,
-    load_month,
+    make_ready,
+    put,
     taxi_trips,
 )
 from ingestion.landing import LandingStore
@@ -39,8 +40,10 @@ def tables(warehouse: Warehouse) -> Tables:
 
 
 def load(warehouse: Warehouse, file: TripFile, path: Path) -> LoadedMonth:
-    with warehouse.write(TRIPS, QUARANTINE) as connection:
-        return load_month(connection, file, path)
+    with warehouse.draft() as draft, warehouse.write(TRIPS, QUARANTINE) as connection:
+        ready = make_ready(draft, file, path)
+        put(connection, draft, file, ready)
+    return ready.loaded
 
 
 def publish(source: Source, key: str, rows: Sequence[Values]) -> None:
@@ -433,11 +436,7 @@ def real(tlc_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     """All real months in one warehouse."""
     folder = tmp_path_factory.mktemp("real")
     warehouse = lake_in(folder)
-    with warehouse.write(TRIPS, QUARANTINE) as connection:
-        months = {
-            name: load_month(connection, file_of(name), tlc_data / "trip-data" / f"{name}.parquet")
-            for name in REAL_MONTHS
-        }
+    months = {name: load(warehouse, file_of(name), tlc_data / "trip-data" / f"{name}.parquet") for name in REAL_MONTHS}
     return warehouse, months
 
 

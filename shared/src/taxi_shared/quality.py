@@ -1,6 +1,6 @@
 """Whether rows keep their contract: every rule measured in one pass, told as asset checks, and kept as a table.
 
-A producer measures inside the transaction that writes, and commits nothing that breaks a blocking rule. What came of it
+A producer measures before it commits, and commits nothing that breaks a blocking rule. What came of it
 stands in `raw.check_results` of its lake, by table and partition: Dagster has the last result of a check only,
 whatever partition that was about, and lets a failed one stop nothing but its own run. With the table a check stays red
 until the last refused partition is mended, and whoever reads a lake can ask whether a partition may be built upon.
@@ -11,7 +11,7 @@ for each other there; the newest findings of a partition are those that count.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any, Final
@@ -100,6 +100,8 @@ def measure(
     condition: str = "true",
     parameters: Mapping[str, Any] | None = None,
     earlier: Callable[[str], Sequence[float]] = lambda _rule: (),
+    rows: str | None = None,
+    key_figure: str | None = None,
 ) -> list[Finding]:
     """Measure all rules of a table's contract on some of its rows, in one pass over them.
 
@@ -109,12 +111,18 @@ def measure(
         Which rows: what stands behind WHERE, and the values of its `$name`s.
     earlier
         The figures that a rule, given by its name, had in the periods before; the newest first.
+    rows
+        What has the rows, where they are not in the table yet.
+    key_figure
+        SQL aggregate for the rows that share their key with another, where the caller knows a cheaper one than the
+        contract, which counts the different keys.
     """
     if not table.rules:
         return []
-    where = f"FROM {table.table} WHERE ({condition})"
+    where = f"FROM {rows or table.table} WHERE ({condition})"
+    measures = [key_figure if key_figure and rule.dimension == "uniqueness" else rule.measure for rule in table.rules]
     figures = connection.execute(
-        f"SELECT {', '.join(f'({rule.measure})::DOUBLE' for rule in table.rules)} {where}", dict(parameters or {})
+        f"SELECT {', '.join(f'({measure})::DOUBLE' for measure in measures)} {where}", dict(parameters or {})
     ).fetchone()
     findings = []
     for rule, observed in zip(table.rules, figures or (), strict=True):
@@ -131,6 +139,20 @@ def measure(
             Finding(rule.dimension, rule.name, rule.blocking, passed, observed, rule.unit, expected, examples)
         )
     return findings
+
+
+def compared(
+    table: TableContract, findings: Sequence[Finding], earlier: Callable[[str], Sequence[float]]
+) -> list[Finding]:
+    """The same, their figures held against those of earlier periods, which were not known when they were measured."""
+    drifting = {rule.name: rule for rule in table.rules if rule.drift}
+    judged = []
+    for finding in findings:
+        if finding.rule in drifting:
+            passed, expected = _judge(drifting[finding.rule], finding.observed, earlier)
+            finding = replace(finding, passed=passed, expected=expected)
+        judged.append(finding)
+    return judged
 
 
 def _judge(rule: Rule, observed: float | None, earlier: Callable[[str], Sequence[float]]) -> tuple[bool, str]:

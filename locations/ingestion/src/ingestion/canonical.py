@@ -7,7 +7,7 @@ null-typed file or silently drop a column that only a later one has.
 
 from typing import Final
 
-from taxi_shared.contracts import contract
+from taxi_shared.contracts import Column, contract
 
 # Where a column's name at TLC is not simply the canonical one. Matched without regard to case.
 _SOURCE_NAMES: Final = {
@@ -38,7 +38,7 @@ def projection(source_columns: list[str]) -> str:
     """The select list that casts a source file to the canonical columns, in the contract's order.
 
     A value that cannot be read as its column's type becomes null there, and `unreadable` (BOOLEAN,
-    the last column) is true for its row.
+    the last column) is true for its row. It is true for numbers that are not finite, too; `finite` makes nulls of them.
 
     Parameters
     ----------
@@ -66,14 +66,22 @@ def projection(source_columns: list[str]) -> str:
             continue
         quoted = '"' + found.replace('"', '""') + '"'
         cast = f"TRY_CAST({quoted} AS {column.type})"
+        casts.append(f"{cast} AS {column.name}")
         if column.type == "DOUBLE":
             # Not a number, and infinity: one such row would make every sum it is in the same.
-            cast = f"if(isfinite({cast}), {cast}, NULL)"
-        casts.append(f"{cast} AS {column.name}")
-        doubtful.append(f"({quoted} IS NOT NULL AND {cast} IS NULL)")
+            doubtful.append(f"NOT coalesce(isfinite({cast}), {quoted} IS NULL)")
+        else:
+            doubtful.append(f"({quoted} IS NOT NULL AND {cast} IS NULL)")
     if missing:
         raise UnsupportedSchemaError(_explain(missing, {name.lower(): name for name in source_columns}), missing)
     return ",\n  ".join([*casts, f"({' OR '.join(doubtful)}) AS unreadable"])
+
+
+def finite(column: Column) -> str:
+    """SQL: the column, or null where it is not a number or infinite. Only unreadable rows need it, and it costs."""
+    return (
+        f"if(isfinite({column.name}), {column.name}, NULL) AS {column.name}" if column.type == "DOUBLE" else column.name
+    )
 
 
 def source_of(source_columns: list[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """TLC's trips in the warehouse: each month in one schema, odd rows kept apart, and which file each month came from."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from importlib.resources import files
@@ -27,7 +28,7 @@ from dagster import (
 )
 from dagster._core.errors import DagsterExecutionInterruptedError
 from taxi_shared.charts import picture
-from taxi_shared.contracts import TableContract, contract
+from taxi_shared.contracts import Column, TableContract, contract
 from taxi_shared.lineage import lineage_metadata
 from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
 from taxi_shared.previews import PREVIEW_ROWS, preview
@@ -36,6 +37,7 @@ from taxi_shared.quality import (
     RefusedError,
     check_results,
     check_specs,
+    compared,
     earlier_figures,
     keep,
     measure,
@@ -45,10 +47,10 @@ from taxi_shared.quality import (
     without_materialization,
 )
 from taxi_shared.release import release_metadata
-from taxi_shared.warehouse import Warehouse
+from taxi_shared.warehouse import Draft, Files, Warehouse
 
 from ingestion import charts
-from ingestion.canonical import UnsupportedSchemaError, projection, source_of, unknown_columns
+from ingestion.canonical import UnsupportedSchemaError, finite, projection, source_of, unknown_columns
 from ingestion.defs.common import OWNERS
 from ingestion.defs.files import taxi_trips_file
 from ingestion.landing import LandingStore
@@ -102,12 +104,26 @@ class LoadedMonth:
         return unknown_columns(self.columns)
 
 
+@dataclass(frozen=True)
+class ReadyMonth:
+    """A month's rows beside the tables, in the order of these, what was found out about the trips, and trips by day."""
+
+    loaded: LoadedMonth
+    files: tuple[Files, Files]
+    findings: list[Finding]
+    days: list[tuple[date, int]]
+
+
 class RowsUnaccountedError(Exception):
     """Rows were lost or doubled between file and tables; the transaction was undone."""
 
     def __init__(self, message: str, difference: int) -> None:
         super().__init__(message)
         self.difference = difference
+
+
+class OvertakenError(Exception):
+    """The file is not the one any more that was read."""
 
 
 @dataclass
@@ -150,7 +166,12 @@ def taxi_trips(
     quality = Quality()
     try:
         for key in context.partition_keys:
-            metadata = _replace_month(context, landing, warehouse, key, quality)
+            while True:
+                try:
+                    metadata = _replace_month(context, landing, warehouse, key, quality)
+                    break
+                except OvertakenError as error:
+                    context.log.info("%s It is read again.", error)
             for asset_key, entries in metadata.items():
                 context.add_asset_metadata(entries, asset_key=asset_key, partition_key=key)
             done.append(key)
@@ -184,16 +205,22 @@ def _replace_month(
     snapshots: list[int] = []
     findings: dict[TableContract, Sequence[Finding]] = {}
     try:
-        with warehouse.write(*TABLES, appends=[RESULTS], on_commit=snapshots.append) as connection:
-            loaded = load_month(connection, file, path)
+        with ExitStack() as stack:
+            draft = stack.enter_context(warehouse.draft())
+            ready = make_ready(draft, file, path)
+            # From here on other runs that write these tables wait.
+            connection = stack.enter_context(warehouse.write(*TABLES, appends=[RESULTS], on_commit=snapshots.append))
+            if landing.record(file.name) != download:
+                raise OvertakenError(f"{file.name} was downloaded anew while it was being loaded.")
+            loaded = ready.loaded
+            put(connection, draft, file, ready)
             _record_load(connection, file, download, loaded, context.run.run_id)
-            findings |= _findings(connection, file, download)
+            findings |= _findings(connection, file, download, ready)
             require([finding for of_table in findings.values() for finding in of_table])
             keep(connection, key, findings, context.run.run_id)
             quality.add(key, findings)
             quality.still_refused = refused(connection, TRIPS)
             previews = {table: _preview(connection, table, file) for table in TABLES}
-            days = _trips_per_day(connection, file)
     except (UnsupportedSchemaError, RowsUnaccountedError, RefusedError) as error:
         # Where the file could not even be loaded, its rows were not measured.
         findings = findings or {TRIPS: [_why(error)]}
@@ -223,7 +250,7 @@ def _replace_month(
     return {
         TRIPS.asset_key: {
             "dagster/partition_row_count": loaded.kept,
-            "trips_per_day": picture(charts.trips_per_day(days, file.service), f"Trips per day: {named}"),
+            "trips_per_day": picture(charts.trips_per_day(ready.days, file.service), f"Trips per day: {named}"),
             "preview": previews[TRIPS],
             **common,
             **lineage,
@@ -247,7 +274,7 @@ def _replace_month(
 
 
 def _findings(
-    connection: duckdb.DuckDBPyConnection, file: TripFile, download: Download
+    connection: duckdb.DuckDBPyConnection, file: TripFile, download: Download, ready: ReadyMonth
 ) -> dict[TableContract, Sequence[Finding]]:
     """What is to be said of a month that was just loaded, by table."""
     month = {"service": file.service, "month": file.month}
@@ -269,7 +296,7 @@ def _findings(
         ),
     ]
     return {
-        TRIPS: [*own, *measure(connection, TRIPS, of_month, month, earlier)],
+        TRIPS: [*own, *compared(TRIPS, ready.findings, earlier)],
         QUARANTINE: measure(connection, QUARANTINE, of_month, month),
         LOADS: measure(connection, LOADS, of_month, month),
     }
@@ -287,8 +314,8 @@ def _own(check: str, rule: str, unit: str, observed: int, detail: str = "") -> F
     return Finding(check, rule, True, observed == 0, observed, unit, f"0 {unit}", detail=detail)
 
 
-def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path) -> LoadedMonth:
-    """Replace the rows of one file in the trips and the quarantine, within the caller's transaction.
+def make_ready(draft: Draft, file: TripFile, path: Path) -> ReadyMonth:
+    """Bring one file's rows to the schema, tell trips from quarantine, and measure the trips by their contract.
 
     Raises
     ------
@@ -297,6 +324,7 @@ def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path
     RowsUnaccountedError
         Rows read are not rows kept plus rows quarantined.
     """
+    connection = draft.connection
     for name, value in {
         "source_path": str(path),
         "service": file.service,
@@ -324,26 +352,51 @@ def load_month(connection: duckdb.DuckDBPyConnection, file: TripFile, path: Path
     )
     connection.execute(files(__package__).joinpath("classify_trips.sql").read_text(encoding="utf-8"))
 
-    for table in (TRIPS, QUARANTINE):
-        connection.execute(
-            f"DELETE FROM {table.table} WHERE service = $service AND file_month = $month",
-            {"service": file.service, "month": file.month},
-        )
-    kept = _insert(connection, TRIPS, "reason IS NULL")
-    quarantined = _insert(connection, QUARANTINE, "reason IS NOT NULL")
+    kept = ", ".join(column.name for column in _own_columns(TRIPS))
+    trips = _put(draft, TRIPS, file, f"SELECT {kept} FROM classified WHERE reason IS NULL")
+    odd = ", ".join(finite(column) for column in _own_columns(QUARANTINE))
+    quarantine = _put(draft, QUARANTINE, file, f"SELECT {odd} FROM classified WHERE reason IS NOT NULL")
     read = _scalar(connection, "SELECT num_rows FROM parquet_file_metadata(getvariable('source_path'))")
-    if read != kept + quarantined:
+    if read != trips.rows + quarantine.rows:
         raise RowsUnaccountedError(
-            f"{read:,} rows read but {kept:,} kept and {quarantined:,} quarantined; nothing was changed."
+            f"{read:,} rows read but {trips.rows:,} kept and {quarantine.rows:,} quarantined; nothing was changed."
             " This is a fault in ingestion/defs/classify_trips.sql.",
-            abs(read - kept - quarantined),
+            abs(read - trips.rows - quarantine.rows),
         )
     reasons = connection.execute(
-        f"SELECT reason, count(*) FROM {QUARANTINE.table}"
-        " WHERE service = $service AND file_month = $month GROUP BY reason ORDER BY count(*) DESC, reason",
-        {"service": file.service, "month": file.month},
+        f"SELECT reason, count(*) FROM {quarantine.content} GROUP BY reason ORDER BY count(*) DESC, reason"
     ).fetchall()
-    return LoadedMonth(read, kept, quarantined, dict(reasons), columns)
+    days = connection.execute(
+        f"SELECT pickup_at::DATE AS day, count(*) FROM {trips.content} GROUP BY day ORDER BY day"
+    ).fetchall()
+    findings = measure(
+        connection,
+        TRIPS,
+        rows=trips.content,
+        # All rows are of one service and month, and numbers of rows: as many as bits are set are different.
+        key_figure=f"count(*) - coalesce(bit_count(bitstring_agg(source_row, 0, {max(read, 2) - 1})), 0)",
+    )
+    loaded = LoadedMonth(read, trips.rows, quarantine.rows, dict(reasons), columns)
+    return ReadyMonth(loaded, (trips, quarantine), findings, days)
+
+
+def put(connection: duckdb.DuckDBPyConnection, draft: Draft, file: TripFile, ready: ReadyMonth) -> None:
+    """Replace the month's rows in the trips and the quarantine, within the caller's transaction."""
+    for files_of_table in ready.files:
+        connection.execute(
+            f"DELETE FROM {files_of_table.table.table} WHERE service = $service AND file_month = $month",
+            {"service": file.service, "month": file.month},
+        )
+        draft.add(connection, files_of_table)
+
+
+def _own_columns(table: TableContract) -> list[Column]:
+    """Those that are not the same for all rows of a month."""
+    return [column for column in table.columns if column.name not in table.partitioned_by]
+
+
+def _put(draft: Draft, table: TableContract, file: TripFile, rows: str) -> Files:
+    return draft.put(table, rows, service=file.service, file_month=file.month)
 
 
 def _record_load(
@@ -382,25 +435,9 @@ def _preview(connection: duckdb.DuckDBPyConnection, table: TableContract, file: 
     )
 
 
-def _trips_per_day(connection: duckdb.DuckDBPyConnection, file: TripFile) -> list[tuple[date, int]]:
-    return connection.execute(
-        f"""SELECT pickup_at::DATE AS day, count(*) FROM {TRIPS.table}
-        WHERE service = $service AND file_month = $month GROUP BY day ORDER BY day""",
-        {"service": file.service, "month": file.month},
-    ).fetchall()
-
-
 def _column_lineage(loaded: LoadedMonth) -> TableColumnLineage:
     return TableColumnLineage(
         {column: [TableColumnDep(taxi_trips_file.key, source)] for column, source in source_of(loaded.columns).items()}
-    )
-
-
-def _insert(connection: duckdb.DuckDBPyConnection, table: TableContract, condition: str) -> int:
-    columns = ", ".join(column.name for column in table.columns)
-    return _scalar(
-        connection,
-        f"INSERT INTO {table.table} ({columns}) SELECT {columns} FROM classified WHERE {condition}",
     )
 
 
