@@ -5,6 +5,7 @@ import importlib
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -28,11 +29,13 @@ SCALE = "scale"
 # Left out unless they are asked for: they build images.
 NEED_DOCKER = {"containers"}
 # Left out of the short form: they say nothing of small data, or take minutes.
-LONG = {"concurrency", "containers", SCALE}
+LONG = {"stock", "concurrency", "containers", SCALE}
 
 
 def main() -> int:
     """Measure what was asked for; 1 if a ratio is clearly worse than its target."""
+    # What was started is ended and removed in either case.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     everything = [*NAMES, SCALE]
     parser = argparse.ArgumentParser(prog="./codeloc bench", description=__doc__)
     parser.add_argument(

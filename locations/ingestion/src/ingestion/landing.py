@@ -13,13 +13,15 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import httpx
 from dagster import ConfigurableResource
 from pydantic import Field
 
 from ingestion.source import Download, SourceError, fetch
+
+if TYPE_CHECKING:
+    import httpx
 
 _ABANDONED_AFTER: Final = 24 * 60 * 60
 
@@ -43,7 +45,7 @@ class LandingStore(ConfigurableResource[None]):
             return None
 
     def update(
-        self, client: httpx.Client, url: str, name: str, count_rows: Callable[[Path], int]
+        self, client: "httpx.Client", url: str, name: str, count_rows: Callable[[Path], int]
     ) -> tuple[Download, bool]:
         """Bring the file `name` up to date with `url`.
 

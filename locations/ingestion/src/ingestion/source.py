@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import httpx
+if TYPE_CHECKING:
+    import httpx
 
-_TIMEOUT: Final = httpx.Timeout(30, connect=10)
+# Seconds to connect, read, write, and wait for a connection.
+_TIMEOUT: Final = (10, 30, 30, 30)
 # A body that comes more slowly, bytes a second on the average, is given up after the patience, in seconds. No wait
 # for a single piece of it need be long, so that the timeout above would never end it.
 _SLOWEST: Final = 10_000
@@ -103,15 +106,17 @@ class Download:
 
 
 @contextmanager
-def open_client() -> Iterator[httpx.Client]:
+def open_client() -> "Iterator[httpx.Client]":
     """A client with bounded waits that follows a few redirects."""
+    import httpx
+
     # Compression would make the announced length differ from the file's.
     headers = {"Accept-Encoding": "identity"}
     with httpx.Client(timeout=_TIMEOUT, follow_redirects=True, max_redirects=5, headers=headers) as client:
         yield client
 
 
-def current_etag(client: httpx.Client, url: str) -> str | None:
+def current_etag(client: "httpx.Client", url: str) -> str | None:
     """The ETag the server has for `url` now (its Last-Modified where it sends no ETag).
 
     Returns
@@ -130,7 +135,7 @@ def current_etag(client: httpx.Client, url: str) -> str | None:
 
 
 def fetch(
-    client: httpx.Client, url: str, partial: Path, etag: str | None, count_rows: Callable[[Path], int]
+    client: "httpx.Client", url: str, partial: Path, etag: str | None, count_rows: Callable[[Path], int]
 ) -> Download | None:
     """Fetch `url` into `partial`, unless the server still has the version `etag`.
 
@@ -157,7 +162,7 @@ def fetch(
     size = 0
     headers = {"If-None-Match": etag} if etag else {}
     with _named_faults(url), client.stream("GET", url, headers=headers) as response:
-        if response.status_code == httpx.codes.NOT_MODIFIED:
+        if response.status_code == HTTPStatus.NOT_MODIFIED:
             return None
         _check_status(response, url)
         began = time.monotonic()
@@ -229,6 +234,8 @@ def csv_rows(*columns: str) -> Callable[[Path], int]:
 
 @contextmanager
 def _named_faults(url: str) -> Iterator[None]:
+    import httpx
+
     try:
         yield
     except httpx.TooManyRedirects as error:
@@ -242,7 +249,7 @@ def _named_faults(url: str) -> Iterator[None]:
         raise SourceUnavailableError(f"{url}: {type(error).__name__}: {error}") from None
 
 
-def _check_status(response: httpx.Response, url: str) -> None:
+def _check_status(response: "httpx.Response", url: str) -> None:
     status = response.status_code
     if response.is_success:
         return

@@ -176,10 +176,11 @@ def parse(text: str) -> TableContract:
     """
     from open_data_contract_standard.model import OpenDataContractStandard
     from pydantic import ValidationError
-    from yaml import YAMLError
+    from yaml import CSafeLoader, YAMLError, load
 
     try:
-        document = OpenDataContractStandard.from_string(text)
+        # Not `from_string`, which has YAML read by Python: a third of the time that a location takes to load.
+        document = OpenDataContractStandard(**load(text, Loader=CSafeLoader))
     except YAMLError as error:
         raise ContractError(f"not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
