@@ -15,6 +15,7 @@ from taxi_shared.quality import (
     RefusedError,
     check_results,
     check_specs,
+    compared,
     earlier_figures,
     keep,
     measure,
@@ -139,7 +140,7 @@ COUNTED = TableContract(
 def test_a_figure_stays_near_what_it_was(earlier: list[float], passed: bool, expected: str) -> None:
     with duckdb.connect() as connection:
         connection.execute("CREATE SCHEMA s; CREATE TABLE s.t AS SELECT unnest(range(10)) AS n")
-        (finding,) = measure(connection, COUNTED, earlier=lambda _rule: earlier)
+        (finding,) = compared(COUNTED, measure(connection, COUNTED), lambda _rule: earlier)
     assert finding.passed == passed
     assert expected in finding.expected
     # It warns.

@@ -99,7 +99,6 @@ def measure(
     table: TableContract,
     condition: str = "true",
     parameters: Mapping[str, Any] | None = None,
-    earlier: Callable[[str], Sequence[float]] = lambda _rule: (),
     rows: str | None = None,
     key_figure: str | None = None,
 ) -> list[Finding]:
@@ -109,8 +108,6 @@ def measure(
     ----------
     condition, parameters
         Which rows: what stands behind WHERE, and the values of its `$name`s.
-    earlier
-        The figures that a rule, given by its name, had in the periods before; the newest first.
     rows
         What has the rows, where they are not in the table yet.
     key_figure
@@ -126,7 +123,7 @@ def measure(
     ).fetchone()
     findings = []
     for rule, observed in zip(table.rules, figures or (), strict=True):
-        passed, expected = _judge(rule, observed, earlier)
+        passed, expected = _judge(rule, observed)
         examples: list[dict[str, Cell]] = []
         if not passed and rule.offending is not None:
             columns = ", ".join(dict.fromkeys([*table.key, *rule.columns]))
@@ -144,22 +141,28 @@ def measure(
 def compared(
     table: TableContract, findings: Sequence[Finding], earlier: Callable[[str], Sequence[float]]
 ) -> list[Finding]:
-    """The same, their figures held against those of earlier periods, which were not known when they were measured."""
+    """What was measured, held against earlier periods.
+
+    Parameters
+    ----------
+    earlier
+        The figures that a rule, given by its name, had in the periods before; the newest first.
+    """
     drifting = {rule.name: rule for rule in table.rules if rule.drift}
     judged = []
     for finding in findings:
         if finding.rule in drifting:
-            passed, expected = _judge(drifting[finding.rule], finding.observed, earlier)
+            passed, expected = _judge(drifting[finding.rule], finding.observed, earlier(finding.rule))
             finding = replace(finding, passed=passed, expected=expected)
         judged.append(finding)
     return judged
 
 
-def _judge(rule: Rule, observed: float | None, earlier: Callable[[str], Sequence[float]]) -> tuple[bool, str]:
+def _judge(rule: Rule, observed: float | None, earlier: Sequence[float] = ()) -> tuple[bool, str]:
     """Whether a figure keeps its rule, and what was expected of it."""
     if rule.limit is not None:
         return rule.limit.holds(observed), f"{rule.limit} {rule.unit}".strip()
-    before = earlier(rule.name)[:EARLIER]
+    before = earlier[:EARLIER]
     if len(before) < ENOUGH:
         return True, f"anything: fewer than {ENOUGH} earlier periods are there to compare with"
     usual, (percent, margin) = median(before), rule.drift or (0.0, 0.0)
@@ -263,7 +266,7 @@ def refused(
 def earlier_figures(
     connection: duckdb.DuckDBPyConnection, table: TableContract, partitions: Sequence[str]
 ) -> Callable[[str], list[float]]:
-    """For `measure`: the figures that each rule had in partitions that were not refused, in the order given."""
+    """For `compared`: the figures that each rule had in partitions that were not refused, in the order given."""
     found = connection.execute(
         f"""WITH newest AS {_newest(RESULTS)}
         SELECT rule, observed FROM newest
