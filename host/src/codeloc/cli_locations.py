@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -240,11 +240,8 @@ def _releases(compose: bool, home: Path) -> Iterator[Releases]:
 
 @contextmanager
 def _deploying(compose: bool, home: Path) -> Iterator[Deploying]:
-    with _releases(compose, home) as releases:
-        # `up` and `down` wait their turn too.
-        alone = releases.alone() if isinstance(releases, LocalReleases) else nullcontext()
-        with alone:
-            yield Deploying(releases, planning.Planning(releases), say)
+    with _releases(compose, home) as releases, releases.alone():
+        yield Deploying(releases, planning.Planning(releases), say)
 
 
 def _coloured(text: str) -> str:

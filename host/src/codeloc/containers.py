@@ -124,6 +124,10 @@ class ComposeReleases:
         self._compose = Command(["docker", "compose"], folder=ROOT)
         self.psql = self._compose.with_words("exec", "-T", "postgres", "psql", "-U", "postgres")
 
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing is held: Compose itself starts and stops the platform."""
+        return contextlib.nullcontext()
+
     # -- what there is ----------------------------------------------------------------------------
 
     def current(self, location: str) -> str | None:

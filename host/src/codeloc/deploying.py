@@ -37,6 +37,9 @@ class Releases(Protocol):
 
     name: str
 
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Held while locations are deployed, so that the platform is not started or stopped meanwhile."""
+
     @property
     def psql(self) -> Command:
         """Psql as the administrator of the platform's Postgres."""

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from codeloc.commands import Command
@@ -72,22 +73,10 @@ class LocalReleases:
         if kept.exists():
             found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
             return found
-        try:
-            done = subprocess.run(
-                [str(release.python), "-m", "taxi_shared.description", location.name],
-                env=inherited_environment() | release.variables,
-                cwd=release.package,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CandidateError(f"{location.name} {version} did not load within {seconds:.0f} s") from None
-        if done.returncode != 0:
-            raise CandidateError(f"{location.name} {version} does not load:\n{_end_of(done.stderr)}")
-        found = json.loads(done.stdout)
-        write_whole(kept, done.stdout)
+        command = [str(release.python), "-m", "taxi_shared.description", location.name]
+        printed = description(f"{location.name} {version}", command, release.variables, release.package, seconds)
+        found = json.loads(printed)
+        write_whole(kept, printed)
         return found
 
     def start(self, location: Location, version: str, seconds: float) -> None:
@@ -177,6 +166,33 @@ class LocalReleases:
         return next(found.pid for found in self._platform.supervisor.processes() if found.name == release.program)
 
 
-def _end_of(printed: str) -> str:
-    """Where the cause stands."""
-    return "\n".join(printed.strip().splitlines()[-25:])
+def description(code: str, command: list[str], variables: dict[str, str], folder: Path, seconds: float) -> str:
+    """What `taxi_shared.description` prints of some code.
+
+    Parameters
+    ----------
+    code
+        For errors: the location, and which version of it.
+
+    Raises
+    ------
+    CandidateError
+        It does not load, or not within `seconds`.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            env=inherited_environment() | variables,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CandidateError(f"{code} did not load within {seconds:.0f} s") from None
+    if done.returncode != 0:
+        # Where the cause stands.
+        end = "\n".join(done.stderr.strip().splitlines()[-25:])
+        raise CandidateError(f"{code} does not load:\n{end}")
+    return done.stdout

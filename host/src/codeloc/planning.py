@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
@@ -16,9 +15,9 @@ from codeloc.environments import EnvironmentFailedError, make_environment
 from codeloc.errors import CandidateError
 from codeloc.home import ROOT
 from codeloc.ledger import Ledger
+from codeloc.machine import description
 from codeloc.plan import Description, Plan, make_plan
 from codeloc.platform import TOOLS, sync
-from codeloc.settings import inherited_environment
 from codeloc.sources import affected, at_revision, causes, export, require_commit, working_tree
 from codeloc.workspace import Location, locations
 
@@ -147,22 +146,10 @@ def _described(location: Location, root: Path, python: Path) -> Description:
     sources = [root / "locations" / location.name / "src", root / "shared" / "src"]
     # This repository's own: an earlier revision may not have it.
     program = ROOT / "shared" / "src" / "taxi_shared" / "description.py"
-    try:
-        done = subprocess.run(
-            [str(python), "-P", str(program), location.name],
-            env=inherited_environment() | {"PYTHONPATH": os.pathsep.join(map(str, sources))},
-            cwd=root / "locations" / location.name,
-            capture_output=True,
-            text=True,
-            timeout=_LOAD_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise CandidateError(f"{location.name} did not load within {_LOAD_TIMEOUT} s") from None
-    if done.returncode != 0:
-        end = "\n".join(done.stderr.strip().splitlines()[-25:])
-        raise CandidateError(f"{location.name} does not load:\n{end}")
-    found: dict[str, Any] = json.loads(done.stdout)
+    variables = {"PYTHONPATH": os.pathsep.join(map(str, sources))}
+    command = [str(python), "-P", str(program), location.name]
+    package = root / "locations" / location.name
+    found: dict[str, Any] = json.loads(description(location.name, command, variables, package, _LOAD_TIMEOUT))
     return found
 
 
