@@ -128,6 +128,36 @@ def test_a_program_is_stopped_with_its_signal_and_runs_as_its_user(tmp_path: Pat
     assert dict(parsed["program:one"]) | {"stopsignal": "INT", "user": "nobody"} == dict(parsed["program:one"])
 
 
+def test_a_program_that_is_started_again_and_again_counts_as_ended(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.make()
+    stays = Program("stays", ["sleep", "600"], {}, tmp_path)
+    # Longer than the supervisor's `startsecs`: it is RUNNING whenever one looks.
+    ends = Program("ends", ["sh", "-c", "sleep 1.3; echo gone"], {}, tmp_path)
+    supervisor = Supervisor(home)
+    supervisor.start([stays, ends], dict(os.environ))
+    try:
+        for program in (stays, ends):
+            supervisor.start_program(program.name)
+        supervisor.require(["stays", "ends"])
+        wait_until(lambda: None if supervisor.ended(["stays", "ends"]) else "it runs", 20, "it did not end")
+        assert supervisor.ended(["stays", "ends"]) == "ends"
+        wait_until(
+            lambda: None if _state(supervisor, "ends") == "RUNNING" else "it ended", 20, "it was not started again"
+        )
+        assert supervisor.ended(["ends"]) == "ends"
+        with pytest.raises(CodelocError, match="ends does not start; the end of its log:\ngone"):
+            supervisor.require(["stays", "ends"])
+        supervisor.require(["stays"])
+    finally:
+        supervisor.shut_down()
+        wait_until(lambda: "it runs" if supervisor.is_running() else None, 30, "the supervisor did not end")
+
+
+def _state(supervisor: Supervisor, name: str) -> str:
+    return next(process.state for process in supervisor.processes() if process.name == name)
+
+
 def test_the_end_of_a_log_tells_the_cause_of_an_exception(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.make()
@@ -142,6 +172,8 @@ def test_the_end_of_a_log_tells_the_cause_of_an_exception(tmp_path: Path) -> Non
     assert "ModuleNotFoundError: gone" in shown
     assert shown[-1] == "LoadError: definitions"
     assert len(shown) < 30
+    log.write_text("\n".join([*ended, f"{started} Dagster code server for module a"]) + "\n")
+    assert supervisor.log_end("one").splitlines() == shown
     # Started again since: that exception is over.
     log.write_text("\n".join([*ended, started, "killed"]) + "\n")
     assert supervisor.log_end("one", 2).splitlines() == [started, "killed"]

@@ -225,8 +225,7 @@ class Platform:
         """
 
         def problem() -> str | None:
-            state = self.supervisor.state(release.program)
-            if state in ("BACKOFF", "FATAL", "EXITED"):
+            if self.supervisor.ended([release.program]):
                 raise CandidateError(f"the end of its log:\n{self.supervisor.log_end(release.program)}")
             return None if answers(release.socket) else "it does not answer"
 

@@ -25,6 +25,7 @@ _SOCKET_SUFFIX = ".4194304"
 # In a traceback, below the one that says why; and in a line that Dagster logs.
 _CAUSE_ABOVE = "The above exception was the direct cause of the following exception:"
 _LOGGED = " - dagster"
+_STARTING = "Starting Dagster code server"
 # A command after this and a file to source.
 SOURCED = ("/bin/sh", "-c", '. "$0" && exec "$@"')
 
@@ -65,6 +66,7 @@ class Supervisor:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._started: dict[str, int] = {}
         if len(os.fsencode(home.supervisor_socket)) > LONGEST_SOCKET_PATH - len(_SOCKET_SUFFIX):
             longest = LONGEST_SOCKET_PATH - len(_SOCKET_SUFFIX) - len("/supervisor.sock")
             raise CodelocError(
@@ -121,29 +123,39 @@ class Supervisor:
         infos: Any = self._rpc().getAllProcessInfo()
         return [ProcessState(i["name"], i["statename"], i["pid"], i["description"]) for i in infos]
 
-    def state(self, name: str) -> str:
-        """How one program is, in the supervisor's word."""
-        return str(self._rpc().getProcessInfo(name)["statename"])
-
     def start_program(self, name: str) -> None:
         """Start one program, without waiting for it; nothing if it is running."""
+        rpc = self._rpc()
         try:
-            self._rpc().startProcess(name, False)
+            rpc.startProcess(name, False)
         except xmlrpc.client.Fault as fault:
             if "ALREADY_STARTED" not in fault.faultString:
                 raise
+        info: Any = rpc.getProcessInfo(name)
+        self._started[name] = info["pid"]
+
+    def ended(self, names: list[str]) -> str | None:
+        """The first of the programs that is no longer the process that `start_program` left.
+
+        Its state alone does not tell: one that lasts for more than `startsecs` is started again in the moment it ends.
+        """
+        for process in self.processes():
+            if process.name in names:
+                replaced = process.pid != self._started.get(process.name, process.pid)
+                if replaced or process.state in ("BACKOFF", "FATAL", "EXITED"):
+                    return process.name
+        return None
 
     def require(self, names: list[str]) -> None:
-        """See that none of the programs died as soon as it was started.
+        """See that none of the programs died since it was started.
 
         Raises
         ------
         CodelocError
             One did; with the end of its log.
         """
-        for process in self.processes():
-            if process.name in names and process.state in ("BACKOFF", "FATAL", "EXITED"):
-                raise CodelocError(f"{process.name} does not start; the end of its log:\n{self.log_end(process.name)}")
+        if ended := self.ended(names):
+            raise CodelocError(f"{ended} does not start; the end of its log:\n{self.log_end(ended)}")
 
     def require_all(self) -> None:
         """See that every program runs or is being restarted.
@@ -183,6 +195,9 @@ class Supervisor:
         except FileNotFoundError:
             return "(no log)"
         found = text.splitlines()
+        while found and _STARTING in found[-1]:
+            # Of the process that the supervisor has put in its place.
+            found.pop()
         # What Dagster makes of an error in a location's code comes after it, with more lines than are shown.
         cause = max((number for number, line in enumerate(found) if line == _CAUSE_ABOVE), default=0)
         if cause and not any(_LOGGED in line for line in found[cause:]):
