@@ -10,6 +10,8 @@ import pytest
 
 from conftest import ROOT, Clone, copy_repository, free_port
 
+MAKING_SAMPLE = "making the sample months"
+
 
 class BareClone(Clone):
     """On a machine with nothing but python3."""
@@ -41,6 +43,7 @@ def running(clone: BareClone) -> BareClone:
     assert "getting uv" in started.stderr
     for name in ("host", "ingestion", "analytics"):
         assert f"making the environment of {name} from its lock" in started.stdout + started.stderr
+    assert MAKING_SAMPLE in started.stdout + started.stderr
     return clone
 
 
@@ -133,12 +136,19 @@ def test_a_location_that_does_not_load_at_up_goes_on_with_the_code_before(runnin
         assert running.loaded_locations() == {"ingestion": True, "analytics": True}
         assert running.asset_keys() == before
         assert running.finished(running.launch("zone_update_job")) == "SUCCESS"
+        # By the first start.
+        assert MAKING_SAMPLE not in started.stdout + started.stderr
 
-        # Without any: the others work without it.
+        # Without any: the others work without it. And a file of the sample that is not as it was is made again.
         assert running.codeloc("down").returncode == 0
         shutil.rmtree(running.home / "releases" / "analytics")
+        month = next((running.home / "served" / "sample").rglob("*.parquet"))
+        whole = month.read_bytes()
+        month.write_bytes(whole[: len(whole) // 2])
         started = running.codeloc("up")
         assert started.returncode == 1
+        assert MAKING_SAMPLE in started.stdout + started.stderr
+        assert month.read_bytes() == whole
         assert "goes on with" not in started.stderr
         assert running.loaded_locations() == {"ingestion": True, "analytics": False}
         assert running.finished(running.launch("zone_update_job")) == "SUCCESS"

@@ -253,6 +253,9 @@ class ComposeReleases:
         write_whole(kept, done.stdout)
         return described
 
+    def begin(self, location: "Location", version: str) -> None:
+        """Nothing: see `codeloc.deploying.Releases`."""
+
     def start(self, location: "Location", version: str, seconds: float) -> None:
         """Start a server of a version beside the one that serves, and wait until it is well.
 

@@ -65,8 +65,14 @@ class Releases(Protocol):
             It does not load, or not within `seconds`.
         """
 
+    def begin(self, location: Location, version: str) -> None:
+        """Have a server of a release load its code while the release is described: both take as long as one.
+
+        Not in containers: a server that is up while no other is would serve before it was compared.
+        """
+
     def start(self, location: Location, version: str, seconds: float) -> None:
-        """Start a server of a release beside the one that serves, and return when it answers.
+        """Have a server of a release beside the one that serves, and return when it answers.
 
         Raises
         ------
@@ -240,6 +246,7 @@ class Deploying:
 
         name, releases = location.name, self._releases
         step("load", f"loading {name} {version} beside the running one")
+        releases.begin(location, version)
         candidate = releases.describe(location, version, timeout)
         step("check", "comparing it with what is deployed")
         plan = self._plan(location, version, candidate, files, history)

@@ -111,11 +111,18 @@ class Home:
 
 @dataclass
 class State:
-    """What a platform remembers between starts: its source and the ports it was given."""
+    """What a platform remembers between starts: its source and the ports it was given.
+
+    Attributes
+    ----------
+    sample
+        Digest of the program that made the sample's files, and of what they looked like then.
+    """
 
     source: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     dagster_version: str = ""
+    sample: str = ""
 
     @classmethod
     def load(cls, home: Home) -> "State":

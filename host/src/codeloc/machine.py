@@ -79,11 +79,15 @@ class LocalReleases:
         write_whole(kept, printed)
         return found
 
-    def start(self, location: Location, version: str, seconds: float) -> None:
-        """Start a server of the release beside the one that serves, and wait until it answers."""
+    def begin(self, location: Location, version: str) -> None:
+        """Start a server of the release beside the one that serves."""
         release = self._release(location, version)
         self._have(location, release)
         self._platform.supervisor.start_program(release.program)
+
+    def start(self, location: Location, version: str, seconds: float) -> None:
+        """Wait until the server that `begin` started answers."""
+        release = self._release(location, version)
         self._platform.wait_for_server(release, seconds)
         self._started[location.name, version] = self._pid(release)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import hashlib
 import os
 import signal
 import socket
@@ -467,8 +468,11 @@ class Platform:
         if self.state.source != seed.SAMPLE:
             return
         location = next(found for found in self.locations if found.name == seed.SAMPLE_LOCATION)
-        say("making the sample months")
         target = self.home.served / seed.SAMPLE
+        program = working_tree(location.name).digest
+        if self.state.sample == _digest(program, target):
+            return
+        say("making the sample months")
         target.mkdir(parents=True, exist_ok=True)
         finished = subprocess.run(
             [str(location.python), "-m", seed.SAMPLE_MODULE, str(target)],
@@ -478,6 +482,7 @@ class Platform:
         )
         if finished.returncode != 0:
             raise CodelocError(f"the sample months could not be made:\n{finished.stderr.strip()}")
+        self.state.sample = _digest(program, target)
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -614,6 +619,13 @@ class Platform:
         if left:
             say(f"ending {len(left)} process(es) that an earlier stop left behind")
             end(left, patience=20)
+
+
+def _digest(program: str, folder: Path) -> str:
+    """Of a program, and of the files that it made as far as size and time tell."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join([program, *listed]).encode()).hexdigest()
 
 
 def sync(package: Path, say: Say) -> None:
