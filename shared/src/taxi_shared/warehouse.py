@@ -182,7 +182,8 @@ class Warehouse(DuckDBResource):
             raise ValueError("give the contracts of the tables to be written")
         names = [table.table for table in tables]
         everything = [*tables, *appends]
-        with self._locks(names) as require_locks, self._connect(own_is_writable=True) as connection:
+        # Connected first: others need not wait for that too.
+        with self._connect(own_is_writable=True) as connection, self._locks(names) as require_locks:
             self._create_missing(connection, everything)
             connection.execute("BEGIN")
             try:
