@@ -1,4 +1,4 @@
-"""What it takes to record that a partition was materialized: as a run does it, and with connections that are kept."""
+"""What it takes to record that a partition was materialized: as Dagster does it, and with kept connections."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def main(size: str) -> None:
     partitions = source.partitions_def.get_partition_keys()[:COUNT]
     with DagsterInstance.get() as instance:
         told = {"connecting": seconds(instance, key, partitions)}
-        # What the webserver does; a run worker connects for each statement.
+        # What Dagster's webserver does, and our runs: shared/src/taxi_shared/connections.py.
         instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
         told["connected"] = seconds(instance, key, partitions)
     print(json.dumps(told))
