@@ -246,6 +246,10 @@ def under_load(platform: Redeployed) -> Iterator[None]:
         runs.append(launched["data"]["launchRun"]["run"]["runId"])
 
     ticks = {location: len(platform.ticks(location)) for location in OTHER}
+
+    def looked() -> bool:
+        return all(len(platform.ticks(location)) - ticks[location] > 2 for location in OTHER)
+
     with (
         repeated(look, 0.05) as looks,
         repeated(lambda: ask("analytics"), 0.25) as asked,
@@ -253,6 +257,8 @@ def under_load(platform: Redeployed) -> Iterator[None]:
         repeated(launch, 1) as launches,
     ):
         yield
+        # Each sensor looks every five seconds or so: what is over sooner has not had its looks.
+        wait_for(looked, "three looks of each sensor")
     counted = {"requests": looks, "answers of analytics": asked, "of ingestion": asked_too, "launches": launches}
     ended = {location: platform.ticks(location)[: -ticks[location] or None] for location in OTHER}
     print(  # noqa: T201

@@ -170,7 +170,8 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         for run_id, child in list(self._children.items()):
             code = child.poll()
             if code is not None:
-                del self._children[run_id]
+                # Runs are started by several threads: another one may have found it as well.
+                self._children.pop(run_id, None)
             if code == 0:
                 self._log(run_id).unlink(missing_ok=True)
 
