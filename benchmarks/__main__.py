@@ -93,8 +93,12 @@ def _where() -> str:
         [python("host"), "-c", asked], capture_output=True, text=True, check=True
     ).stdout.split()
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
+    # What the measurements before this one have written there is no change of what is measured.
+    others = ["--", ".", f":(exclude){RESULTS.relative_to(ROOT)}"]
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", *others], cwd=ROOT, check=False).returncode:
+        commit += "-dirty"
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
     versions = f"Dagster {dagster}, DuckDB {duckdb.__version__}, Python {interpreter}"
