@@ -228,7 +228,7 @@ def test_a_platform_that_is_down_can_be_backed_up_and_is_not_restored_over(
 ) -> None:
     up = restored.codeloc("restore", str(before.backup))
     assert up.returncode == 1
-    assert "codeloc down first" in up.stderr
+    assert "codeloc down --home" in up.stderr
     assert restored.codeloc("down").returncode == 0
     made = restored.codeloc("backup", str(tmp_path))
     assert made.returncode == 0, made.stderr

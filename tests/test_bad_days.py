@@ -106,7 +106,7 @@ def test_half_a_month_is_refused_told_and_healed(
         said = f"{KEY}: days of the month without a trip: observed 17 days, expected at most 7 days"
         assert red["evaluation"]["description"] == said
         # The owner is told.
-        title = f"[ingestion] raw/taxi_trips, raw/taxi_trips_loads, raw/taxi_trips_quarantine failed for {KEY}"
+        title = f"[ingestion] raw/taxi_trips failed for {KEY}"
         told = wait_for(lambda: [alert for alert in alerts.told if alert["title"] == title], "the alert")
         assert f"Check raw/taxi_trips.completeness: {said}" in told[0]["message"]
         assert f"{sample.url}/runs/" in told[0]["message"]

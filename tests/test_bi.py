@@ -180,7 +180,7 @@ def test_a_platform_of_before_gets_role_and_schema_at_its_next_up(spare: Platfor
 
     refused = spare.codeloc("bi")
     assert refused.returncode == 1
-    assert "is down: ./codeloc up starts it" in refused.stderr
+    assert "is down: ./codeloc up --home" in refused.stderr
 
     start(spare, "--empty")
     assert psql(spare, "SELECT 1").returncode == 0

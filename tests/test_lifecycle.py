@@ -50,7 +50,7 @@ def test_up_while_up_refuses_another_source_or_port(sample: Platform) -> None:
         refused = sample.codeloc("up", option, value)
         assert refused.returncode == 1
         assert f"up with {option}" in refused.stderr
-        assert "codeloc down first" in refused.stderr
+        assert "codeloc down --home" in refused.stderr
 
 
 def test_two_platforms_are_up_at_once(sample: Platform, spare: Platform) -> None:

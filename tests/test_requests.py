@@ -182,5 +182,5 @@ def test_a_platform_that_is_down_is_said_to_be(tmp_path: Path) -> None:
         "request", "--borough", "Bronx", "--from", "2023-01-01", "--to", "2023-01-02"
     )
     assert asked.returncode == 1
-    assert "the platform is down: ./codeloc up starts it" in asked.stderr
+    assert "the platform is down: ./codeloc up --home" in asked.stderr
     assert not (tmp_path / "home").exists()

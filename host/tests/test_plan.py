@@ -123,7 +123,7 @@ def test_a_column_that_another_location_uses_must_stay_what_it_is(changed: dict[
     assert len(found.blockers) == 1
     assert reason in found.blockers[0]
     assert found.exit_code == 1
-    assert "refused for 1 reason(s)" in found.as_text()
+    assert "refused for one reason" in found.as_text()
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,40 @@ def test_other_changes_of_a_contract_are_allowed_and_their_users_named(changed: 
     assert found.downstream == [
         "two: marts/fares depends on raw/trips (columns day, fare); made by schedule mondays, automation"
     ]
+
+
+def rule(refuses: bool = True, expected: str = "0 rows", measure: str = "a1") -> dict[str, Any]:
+    return {"refuses": refuses, "expected": expected, "columns": ["fare"], "measure": measure}
+
+
+@pytest.mark.parametrize(
+    ("changed", "detail"),
+    [
+        ({}, "- rule fare below 0: 0 rows (refuses)"),
+        ({"fare below 0": rule(False)}, "~ rule fare below 0: 0 rows (refuses) -> 0 rows (warns)"),
+        ({"fare below 0": rule(expected="9 rows")}, "~ rule fare below 0: 0 rows (refuses) -> 9 rows (refuses)"),
+        ({"fare below 0": rule(measure="b2")}, "~ rule fare below 0: 0 rows (refuses) -> measured in another way"),
+    ],
+)
+def test_a_rule_that_refuses_something_else_names_who_relies_on_it(changed: dict[str, Any], detail: str) -> None:
+    before, candidate = one(), one()
+    before["assets"]["raw/trips"]["rules"] = {"fare below 0": rule()}
+    candidate["assets"]["raw/trips"]["rules"] = changed
+    found = plan(before, candidate, two())
+    assert described(found) == [("~", "asset", "raw/trips", [detail])]
+    assert found.warnings == [f"raw/trips refuses other rows ({detail}), and two's marts/fares depends on it"]
+    assert found.exit_code == 2
+    assert plan(before, candidate).warnings == []
+
+
+def test_a_rule_that_is_added_or_only_warns_is_told() -> None:
+    before, candidate = one(), one()
+    before["assets"]["raw/trips"]["rules"] = {"median fare": rule(False, "within 25 percent")}
+    candidate["assets"]["raw/trips"]["rules"] = {"fare below 0": rule()}
+    found = plan(before, candidate, two())
+    details = ["+ rule fare below 0: 0 rows (refuses)", "- rule median fare: within 25 percent (warns)"]
+    assert described(found) == [("~", "asset", "raw/trips", details)]
+    assert found.warnings == []
 
 
 def test_a_contract_that_is_gone_breaks_its_users() -> None:
@@ -175,7 +209,7 @@ def test_a_column_must_be_deployed_before_it_is_used() -> None:
     candidate = two()
     candidate["assets"]["marts/fares"]["reads"]["raw.trips"].append("tolls")
     assert plan(two(), candidate, one()).blockers == [
-        "marts/fares uses tolls of raw.trips, which the deployed one does not have: deploy one first"
+        "marts/fares uses tolls of raw.trips, which the deployed one does not have: deploy one first, or mend the name"
     ]
 
 

@@ -13,20 +13,29 @@ import pytest
 from aiosmtpd.controller import Controller
 from dagster import (
     AssetCheckResult,
+    AssetCheckSeverity,
     AssetCheckSpec,
     AssetExecutionContext,
+    AssetMaterialization,
+    AssetSpec,
+    BackfillPolicy,
+    DagsterEvent,
+    DagsterEventType,
     DagsterInstance,
     DagsterRun,
+    DagsterRunStatus,
     Definitions,
     Failure,
     MaterializeResult,
+    MetadataValue,
     StaticPartitionsDefinition,
     asset,
     build_run_status_sensor_context,
+    multi_asset,
 )
-from taxi_shared.alerts import Alert, AlertError, addresses_of, describe, failure_alerts, send
+from taxi_shared.alerts import FAILED_PARTITIONS, Alert, AlertError, addresses_of, describe, failure_alerts, send
 
-MONTHS = StaticPartitionsDefinition(["2023-01", "2023-02"])
+MONTHS = StaticPartitionsDefinition([f"2023-0{month}" for month in range(1, 10)])
 
 
 @asset(key_prefix="raw", partitions_def=MONTHS, owners=["team:ingestion"])
@@ -221,6 +230,64 @@ def test_the_owner_gets_a_mail_and_a_post_once(
     assert post["type"] == "failure"
     tick(instance, failed(instance, "2023-01"))
     assert [post["title"] for post in receivers.posts] == [subject, subject.replace("-02", "-01")]
+
+
+def test_what_was_mended_and_fails_again_is_news(
+    instance: DagsterInstance, receivers: Receivers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALERTS", receivers.web)
+    tick(instance, failed(instance))
+    instance.report_runless_asset_event(AssetMaterialization(["raw", "trips"], partition="2023-01"))
+    tick(instance, failed(instance))
+    assert len(receivers.posts) == 1
+    instance.report_runless_asset_event(AssetMaterialization(["raw", "trips"], partition="2023-02"))
+    tick(instance, failed(instance))
+    assert len(receivers.posts) == 2
+    job = DEFINITIONS.resolve_implicit_global_asset_job_def().name
+    for succeeded in (False, True):
+        if succeeded:
+            good = instance.add_run(DagsterRun(job, status=DagsterRunStatus.STARTED))
+            instance.report_dagster_event(DagsterEvent(DagsterEventType.RUN_SUCCESS.value, job), good.run_id)
+        run = instance.add_run(DagsterRun(job, status=DagsterRunStatus.STARTED))
+        instance.report_run_failed(run, "its process is gone")
+        tick(instance, run)
+    assert len(receivers.posts) == 4
+
+
+def test_an_alert_names_what_failed_of_many_partitions_and_assets(instance: DagsterInstance) -> None:
+    @multi_asset(
+        specs=[AssetSpec(name, partitions_def=MONTHS) for name in ("a", "b", "c", "d")],
+        check_specs=[AssetCheckSpec("rows", asset="c")],
+        backfill_policy=BackfillPolicy.single_run(),
+    )
+    def many() -> Iterator[AssetCheckResult]:
+        yield AssetCheckResult(passed=checked, check_name="rows", asset_key="c", severity=AssetCheckSeverity.WARN)
+        raise Failure("refused", metadata={FAILED_PARTITIONS: MetadataValue.json(partitions)}, allow_retries=False)
+
+    definitions = Definitions([many])
+    span = {f"dagster/asset_partition_range_{end}": f"2023-0{month}" for end, month in (("start", 1), ("end", 9))}
+
+    def title() -> str:
+        result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, tags=span, raise_on_error=False
+        )
+        return describe(instance, result.dagster_run, definitions.get_repository_def(), "etl").title
+
+    checked, partitions = True, ["2023-02", "2023-05"]
+    assert title() == "[etl] a, b, c and 1 more failed for 2023-02, 2023-05"
+    checked, partitions = False, [f"2023-0{month}" for month in range(1, 6)]
+    assert title() == "[etl] c failed for 2023-01, 2023-02, 2023-03 and 2 more"
+
+
+def test_a_range_is_told_by_its_ends(instance: DagsterInstance) -> None:
+    for last, said in (("2023-03", "2023-01 to 2023-03"), ("2023-01", "2023-01")):
+        run = failed(
+            instance,
+            None,
+            ["nobodys"],
+            **{"dagster/asset_partition_range_start": "2023-01", "dagster/asset_partition_range_end": last},
+        )
+        assert told(instance, run).partitions == (said,)
 
 
 def test_a_run_that_is_tried_again_by_itself_is_not_told(

@@ -95,6 +95,12 @@ def test_an_asset_that_does_not_say_its_sql_reads_all_columns() -> None:
     assert sorted(described(made)["assets"]["made"]["reads"]["raw.taxi_zones"]) == ALL_ZONES
 
 
+def test_the_rules_of_a_contract_are_told() -> None:
+    rows = described(AssetSpec(["raw", "taxi_zones"]))["assets"]["raw/taxi_zones"]["rules"]["rows"]
+    assert (rows["refuses"], rows["expected"], rows["columns"]) == (True, "265 rows", [])
+    assert described(made)["assets"]["made"]["rules"] == {}
+
+
 def test_automation_of_the_same_name_that_does_something_else_is_another() -> None:
     labelled = [
         AssetSpec("made", automation_condition=condition.with_label("follow"))

@@ -65,9 +65,21 @@ def test_more_than_before_is_written_down_with_a_new_version(now: dict[str, Any]
     now["columns"]["request_source"] = ["VARCHAR", False]
     (text,) = told(now)
     assert text.startswith("contract of raw.taxi_trips promises more than before: give it a new version, and then ")
-    now["version"] = "1.2.0"
+    now["version"] = "1.9.0"
     (text,) = told(now)
     assert "before: as" in text
     # Stricter is more, too.
     now["columns"]["vendor_id"] = ["SMALLINT", True]
     assert len(told(now)) == 1
+
+
+def test_other_rules_are_written_down_with_a_new_version(now: dict[str, Any]) -> None:
+    del now["refused"]["days of the month without a trip"]
+    now["refused"]["rows"] = "more than 9 rows"
+    now["refused"]["fare_amount below 0"] = "0 rows"
+    (text,) = told(now)
+    assert text == (
+        "contract of raw.taxi_trips has other rules than were promised (~ rows: more than 0 rows -> more than 9 rows;"
+        " + fare_amount below 0: 0 rows; - days of the month without a trip: at most 7 days): give it a new version,"
+        f" and then {COMMAND} in shared/ writes it down"
+    )

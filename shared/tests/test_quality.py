@@ -7,7 +7,7 @@ from datetime import timedelta
 import duckdb
 import pytest
 from dagster import AssetCheckSeverity, TableMetadataValue
-from taxi_shared.contracts import Column, TableContract, contract
+from taxi_shared.contracts import Column, TableContract, contract, tables
 from taxi_shared.contracts.rules import Limit, Rule
 from taxi_shared.quality import (
     RESULTS,
@@ -21,6 +21,7 @@ from taxi_shared.quality import (
     measure,
     refused,
     require,
+    unmeasurable,
     without_materialization,
 )
 
@@ -75,6 +76,39 @@ def test_every_broken_rule_is_found_with_rows_that_break_it(connection: duckdb.D
     with pytest.raises(RefusedError, match="zone_id above 265: observed 1 rows, expected 0 rows, for example") as error:
         require(findings)
     assert error.value.findings == findings
+
+
+def test_trips_that_are_there_twice_are_found_in_a_sixteenth_of_them(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute(
+        f"""INSERT INTO {TRIPS.table} BY NAME
+        SELECT 'green' AS service, DATE '2023-01-01' AS file_month, n AS source_row, pickup_at, 1 AS pickup_zone_id,
+            1 AS dropoff_zone_id, pickup_at + INTERVAL 1 HOUR AS dropoff_at, 2.5 AS trip_distance
+        FROM (SELECT n, TIMESTAMP '2023-01-01' + INTERVAL 7 MINUTE * (n % $different) AS pickup_at
+            FROM range(6000) AS rows(n))""",
+        {"different": 5900},
+    )
+    rule = "trips that are there twice"
+    (found,) = [finding for finding in measure(connection, TRIPS) if finding.rule == rule]
+    assert found.observed == pytest.approx(100 / 60, abs=1)
+    assert found.passed
+    connection.execute(f"UPDATE {TRIPS.table} SET pickup_at = pickup_at - INTERVAL 7 MINUTE * (source_row % 2)")
+    connection.execute(f"UPDATE {TRIPS.table} SET dropoff_at = pickup_at")
+    (found,) = [finding for finding in measure(connection, TRIPS) if finding.rule == rule]
+    assert found.observed == pytest.approx(50, abs=1)
+    assert found.refused
+
+
+@pytest.mark.parametrize("table", tables())
+def test_every_rule_of_every_contract_can_be_measured(table: str) -> None:
+    assert unmeasurable(contract(table)) == []
+
+
+def test_a_rule_with_a_typing_error_is_named() -> None:
+    (good,) = [rule for rule in ZONES.rules if rule.name == "rows"]
+    typed = replace(good, name="zones by borough", measure="count(DISTINCT bourough)")
+    (text,) = unmeasurable(replace(ZONES, rules=(good, typed)))
+    assert text.startswith("contract of raw.taxi_zones: its rule 'zones by borough' cannot be measured: Binder Error")
+    assert "bourough" in text
 
 
 def test_only_the_rows_of_the_condition_are_measured(connection: duckdb.DuckDBPyConnection) -> None:
@@ -249,11 +283,16 @@ def test_checks_of_a_run_that_materialized_nothing_are_about_no_former_materiali
     assert "measured" in told.metadata
 
 
-def test_a_check_stays_red_until_the_last_partition_is_mended() -> None:
+def test_a_check_warns_until_the_last_partition_is_mended() -> None:
     others = [("a", "completeness", "rows: observed 1 rows, expected 265 rows."), ("b", "uniqueness", "...")]
     (result,) = check_results(ZONES, {"c": [finding(True)]}, others)
     assert not result.passed
-    assert result.description == "a: rows: observed 1 rows, expected 265 rows."
+    # The run that loads another one is not to fail for it.
+    assert result.severity == AssetCheckSeverity.WARN
+    assert result.description == "refused before: a: rows: observed 1 rows, expected 265 rows."
+    (result,) = check_results(ZONES, {"c": [finding(False)]}, others, {"file": "c.csv"})
+    assert result.severity == AssetCheckSeverity.ERROR
+    assert list(result.metadata) == ["file", "measured", "refused_before", "rows: rows"]
     # What this run found of a partition counts, not what was found before.
     (result,) = check_results(ZONES, {"a": [finding(True)]}, others)
     assert result.passed

@@ -105,7 +105,8 @@ def up(
     loaded = None
     if broken:
         errors.print("\n".join(f"[red]codeloc:[/red] {escape(problem)}" for problem in broken), soft_wrap=True)
-        errors.print("The other locations work without it. Mend it, then ./codeloc deploy NAME, then up again.")
+        again = f"{platform.home.command('deploy NAME')}, then up again"
+        errors.print(f"The other locations work without it. Mend it, then {escape(again)}.", soft_wrap=True)
     elif not empty:
         try:
             loaded = _fill(platform)
@@ -128,7 +129,7 @@ def down(home: HomeOption = DEFAULT_HOME) -> None:
     if not platform.home.path.exists() or not platform.stop(say):
         console.print("The platform is down already.")
         return
-    console.print("Stopped. [bold]./codeloc up[/bold] goes on where it was.")
+    console.print(f"Stopped. [bold]{platform.home.command('up')}[/bold] goes on where it was.", soft_wrap=True)
 
 
 @app.command(epilog="Example: ./codeloc status")
@@ -139,7 +140,8 @@ def status(home: HomeOption = DEFAULT_HOME) -> None:
     """
     platform = Platform(home_of(home))
     if not platform.supervisor.is_running():
-        console.print(f"The platform in {platform.home.path} is down. [bold]./codeloc up[/bold] starts it.")
+        again = f"[bold]{platform.home.command('up')}[/bold]"
+        console.print(f"The platform in {platform.home.path} is down. {again} starts it.", soft_wrap=True)
         raise typer.Exit(3)
     platform.require_complete()
     processes = platform.supervisor.processes()
@@ -167,7 +169,8 @@ def status(home: HomeOption = DEFAULT_HOME) -> None:
     else:
         sound = False
         console.print("[red]the webserver does not answer")
-    console.print(f"UI: {platform.webserver.url}   report: {platform.report_url}   BI tools: ./codeloc bi")
+    addresses = f"UI: {platform.webserver.url}   report: {platform.report_url}"
+    console.print(f"{addresses}   BI tools: {platform.home.command('bi')}", soft_wrap=True)
     console.print(f"source: {platform.state.source}")
     raise typer.Exit(0 if sound else 1)
 
@@ -240,7 +243,8 @@ def logs(
             )
         files = [file for file in files if known[file] == name]
     if not files:
-        raise CodelocError(f"there are no logs in {home_of(home).logs} yet: ./codeloc up makes some")
+        found = home_of(home)
+        raise CodelocError(f"there are no logs in {found.logs} yet: {found.command('up')} makes some")
     os.execvp("tail", ["tail", "-n", "100", *(["-F"] if follow else []), *map(str, files)])  # noqa: S606
 
 
@@ -270,7 +274,7 @@ def request(
     platform = Platform(home_of(home))
     wanted = requests.request(borough, first_day, last_day, service, name)
     if not platform.supervisor.is_running():
-        raise CodelocError("the platform is down: ./codeloc up starts it")
+        raise CodelocError(f"the platform is down: {platform.home.command('up')} starts it")
     folder = platform.home.requests(requests.LOCATION)
     try:
         with progress_bar() as progress:
@@ -488,7 +492,8 @@ def _refuse_changes(platform: Platform, source: str | None, port: int | None) ->
     ):
         if wanted is not None and wanted != current:
             raise CodelocError(
-                f"the platform is up with {option} {current}: ./codeloc down first, then up {option} {wanted}"
+                f"the platform is up with {option} {current}: {platform.home.command('down')} first, then up {option}"
+                f" {wanted}"
             )
 
 
@@ -506,9 +511,10 @@ def _summary(platform: Platform, loaded: Loaded | None) -> None:
         console.print(f"{sum(loaded.rows.values()):,} trips{made_up} {how}.\n")
     console.print(f"[bold]UI[/bold]      {platform.webserver.url}")
     console.print(f"[bold]Report[/bold]  {platform.report_url}")
-    console.print(
-        f"[bold]Look[/bold]    {platform.webserver.url}/asset-groups   ./codeloc status   ./codeloc logs -f",
-        soft_wrap=True,
-    )
-    console.print("[bold]Edit[/bold]    locations/..., then ./codeloc reload ingestion (or analytics)")
-    console.print("[bold]Stop[/bold]    ./codeloc down")
+    command = platform.home.command
+    for what, how in (
+        ("Look", f"{platform.webserver.url}/asset-groups   {command('status')}   {command('logs -f')}"),
+        ("Edit", f"locations/..., then {command('reload ingestion')} (or analytics)"),
+        ("Stop", command("down")),
+    ):
+        console.print(f"[bold]{what:<7}[/bold] {escape(how)}", soft_wrap=True)

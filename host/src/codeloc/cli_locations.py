@@ -25,6 +25,9 @@ ForceOption = Annotated[
 ]
 ReasonOption = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the history.")]
 
+# Of why a deploy failed, what the history shows.
+_ERROR_LINES = 5
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the `codeloc` command."""
@@ -232,7 +235,8 @@ def _releases(compose: bool, home: Path) -> Iterator[Releases]:
     platform = Platform(home_of(home))
     if not platform.supervisor.is_running():
         raise CodelocError(
-            f"the platform in {platform.home.path} is down: ./codeloc up starts it with the code as it is now"
+            f"the platform in {platform.home.path} is down: {platform.home.command('up')} starts it with the code as it"
+            " is now"
         )
     platform.require_complete()
     yield LocalReleases(platform)
@@ -280,6 +284,9 @@ def _shown(found: Deployment, *, under_way: bool) -> str:
         f"{found.started:%Y-%m-%d %H:%M:%S}  [{colour}]{ended:<8}[/{colour}] {found.action:<8} {found.location:<12}"
         f" {found.from_version or '-'} -> {found.to_version or '-'}  {took}  {escape(found.who)}"
     )
-    # Where it failed, the cause is often in the second line.
-    below = [text for text in (found.reason, *(found.error or "").splitlines()[:3]) if text]
+    said = [text for text in (found.error or "").splitlines() if text.strip()]
+    if len(said) > _ERROR_LINES:
+        # What was tried stands in the first, and the cause in the last ones.
+        said = [said[0], "  ...", *said[2 - _ERROR_LINES :]]
+    below = [text for text in (found.reason, *said) if text]
     return "\n".join([line, *(f"    {escape(text)}" for text in below)])

@@ -57,7 +57,7 @@ def examine(home: Home) -> Iterator[Finding]:
         yield Finding(
             f"environment of {location.name}",
             "made from its lock" if current else "not made from its lock as it is now",
-            "" if current else "./codeloc up makes it",
+            "" if current else f"{home.command('up')} makes it",
             fatal=False,
         )
     yield _registry()
@@ -68,7 +68,7 @@ def examine(home: Home) -> Iterator[Finding]:
         yield Finding(
             "processes left behind",
             str(len(left)) if left else "none",
-            "./codeloc down ends them" if left else "",
+            f"{home.command('down')} ends them" if left else "",
             fatal=False,
         )
         port = platform.wanted_port()
@@ -76,7 +76,9 @@ def examine(home: Home) -> Iterator[Finding]:
         yield Finding(
             f"port {port}",
             "free" if free_port else f"taken{taken_by(port)}",
-            "" if free_port else "./codeloc up takes a free one instead; or choose with --port or WEBSERVER_PORT",
+            ""
+            if free_port
+            else f"{home.command('up')} takes a free one instead; or choose with --port or WEBSERVER_PORT",
             fatal=False,
         )
     yield _postgres(platform)

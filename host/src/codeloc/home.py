@@ -18,6 +18,10 @@ class Home:
 
     path: Path
 
+    def command(self, words: str) -> str:
+        """What a person types for a command on this platform."""
+        return f"./codeloc {words}" + ("" if self.path == ROOT / "var" else f" --home {shlex.quote(str(self.path))}")
+
     @property
     def logs(self) -> Path:
         """One log file per process."""

@@ -84,13 +84,14 @@ class Plan:
             lines += ["", "Definitions:", *(f"  {line}" for change in self.changes for line in change.lines)]
         for title, texts in (
             ("Touched in other locations:", self.downstream),
-            ("Mind:", self.warnings),
             ("Refused:", self.blockers),
+            ("Mind:", self.warnings),
         ):
             if texts:
                 lines += ["", title, *(f"  {text}" for text in texts)]
         count = {sign: sum(change.sign == sign for change in self.changes) for sign in (ADDED, CHANGED, REMOVED)}
-        refused = f", refused for {len(self.blockers)} reason(s)" if self.blockers else ""
+        reasons = f"{len(self.blockers)} reasons" if len(self.blockers) > 1 else "one reason"
+        refused = f", refused for {reasons}" if self.blockers else ""
         lines += [
             "",
             f"Plan for {self.location}: {count[ADDED]} to add, {count[CHANGED]} to change, {count[REMOVED]} to remove"
@@ -150,6 +151,7 @@ def make_plan(
             ),
             *_unknown_deps(candidate, others),
             *_deprecated(candidate, others),
+            *_no_longer_refused(before or {}, candidate, others),
             *([_OTHER_FORM] if any(text.startswith("contract") for text in broken_for_others) else []),
             *_pickled(before, candidate),
         ],
@@ -203,6 +205,8 @@ def _details(old: Any, new: Any) -> Iterator[str]:  # noqa: ANN401
             yield from _column_details(was or {}, now or {})
         elif key == "reads":
             yield from _read_details(was or {}, now or {})
+        elif key == "rules":
+            yield from _rule_details(was or {}, now or {})
         elif key == "description":
             yield "description"
         else:
@@ -224,6 +228,23 @@ def _read_details(old: Mapping[str, list[str]], new: Mapping[str, list[str]]) ->
         parts = _parts(old.get(table, []), new.get(table, []))
         if parts:
             yield f"reads of {table}: {', '.join(parts)}"
+
+
+def _rule_details(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for rule in [*new, *(rule for rule in old if rule not in new)]:
+        if rule not in old:
+            yield f"+ rule {_rule(rule, new[rule])}"
+        elif rule not in new:
+            yield f"- rule {_rule(rule, old[rule])}"
+        elif old[rule] != new[rule]:
+            other = "measured in another way" if _rule(rule, old[rule]) == _rule(rule, new[rule]) else None
+            yield f"~ rule {_rule(rule, old[rule])} -> {other or _rule('', new[rule])}"
+
+
+def _rule(name: str, rule: Mapping[str, Any]) -> str:
+    """For a person; without a name what there is to say of it."""
+    said = f"{rule['expected']} ({'refuses' if rule['refuses'] else 'warns'})"
+    return f"{name}: {said}" if name else said
 
 
 def _parts(was: Sequence[str], now: Sequence[str]) -> list[str]:
@@ -310,6 +331,18 @@ def _broken_for_others(before: Description, candidate: Description, others: Mapp
                     yield f"contract of {table}: column {column} {broken}, and {location}'s {name} uses it"
 
 
+def _no_longer_refused(before: Description, candidate: Description, others: Mapping[str, Description]) -> Iterator[str]:
+    """Rows that consumers never saw and may see now. It is told and no more: a wrong rule must be put right."""
+    old, new = before.get("assets", {}), candidate["assets"]
+    for key in sorted(old.keys() & new.keys()):
+        users = [f"{location}'s {name}" for location, name, _ in _users(key, others)]
+        refusing = {rule: found for rule, found in old[key].get("rules", {}).items() if found["refuses"]}
+        now = {rule: found for rule, found in new[key].get("rules", {}).items() if rule in refusing}
+        details = list(_rule_details(refusing, now)) if users else []
+        if details:
+            yield f"{key} refuses other rows ({'; '.join(details)}), and {', '.join(users)} depends on it"
+
+
 def _broken(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str | None:
     """How a column is no longer what it was to whoever reads it."""
     if was is None or was == now:
@@ -330,7 +363,7 @@ def _missing_of_others(candidate: Description, others: Mapping[str, Description]
                 if missing:
                     yield (
                         f"{name} uses {', '.join(missing)} of {table}, which the deployed {location} does not have:"
-                        f" deploy {location} first"
+                        f" deploy {location} first, or mend the name"
                     )
 
 

@@ -207,7 +207,8 @@ class Platform:
         last = next((found for found in history.history(location) if found.outcome == DONE), None)
         kept = current(self.home, location)
         if kept is not None and last is not None and last.action == "rollback":
-            say(f"{location} stays at {kept}, since it was rolled back: ./codeloc deploy {location} ends that")
+            ends = self.home.command(f"deploy {location}")
+            say(f"{location} stays at {kept}, since it was rolled back: {ends} ends that")
             return kept
         return make_release(self.home, location, source, say)
 
@@ -259,7 +260,7 @@ class Platform:
         """
         with self.exclusive():
             if self.supervisor.is_running() and self._is_complete():
-                raise CodelocError(f"the platform in {self.home.path} is up: ./codeloc down first")
+                raise CodelocError(f"the platform in {self.home.path} is up: {self.home.command('down')} first")
             # A backup or restore that was killed may have left its Postgres: one at work would hold the lock.
             self._stop(say)
             kept = self.state.ports.get("postgres", 0)
@@ -294,7 +295,7 @@ class Platform:
         if not self._is_complete():
             raise CodelocError(
                 f"a backup or restore of the platform in {self.home.path} is under way: wait for its end; or, if it"
-                " was killed, ./codeloc down first"
+                f" was killed, {self.home.command('down')} first"
             )
 
     def _is_complete(self) -> bool:
@@ -355,7 +356,7 @@ class Platform:
             The platform is down.
         """
         if not self.supervisor.is_running():
-            raise CodelocError(f"the platform in {self.home.path} is down: ./codeloc up starts it")
+            raise CodelocError(f"the platform in {self.home.path} is down: {self.home.command('up')} starts it")
         secrets = passwords(self.home, roles(self.locations), self._given_passwords())
         server = self._server(secrets)
         return {

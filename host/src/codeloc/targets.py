@@ -110,7 +110,7 @@ class LocalTarget:
     @property
     def how_to_go_on(self) -> str:
         """What starts the restored platform."""
-        return "./codeloc up" + ("" if self._home.path == ROOT / "var" else f" --home {self._home.path}")
+        return self._home.command("up")
 
     @property
     def _reachable_server(self) -> postgres.Server:

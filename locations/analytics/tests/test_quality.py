@@ -50,9 +50,10 @@ def test_nothing_is_made_of_a_month_that_was_refused_until_it_is_mended(
     load_months(ingestion, {FEBRUARY: [Trip(datetime(2023, 2, 14, 8))] * 5})
     for key in (IN_FEBRUARY, BETWEEN):
         assert said(run(trips_by_week, key)) == (
-            f"{key}: stays as it was, because nothing is made of what was refused. raw/taxi_trips for {FEBRUARY} did"
-            " not pass ingestion's check completeness: days of the month without a trip: observed 14 days, expected"
-            " 0 days. Once that is mended, the period is made again by itself."
+            f"{key}: stays as it was, because nothing is made of what was refused. raw/taxi_trips for {FEBRUARY}, which"
+            " has trips of the periods beside it too, did not pass ingestion's checks: completeness (days of the month"
+            " without a trip: observed 14 days, expected 0 days). Once that is mended, the period is made again by"
+            " itself."
         )
     assert content(warehouse, TRIPS_BY_WEEK.table.table) == before
     # What is made of other months goes on, in a backfill of all of them too, and is recorded as made.
@@ -73,7 +74,7 @@ def test_nothing_is_made_of_a_month_that_was_refused_until_it_is_mended(
 @pytest.mark.usefixtures("months")
 def test_a_table_without_partitions_that_was_refused_stops_all_that_read_it(ingestion: Warehouse, run: Run) -> None:
     judge(ingestion, ZONES.table, "", passed=False)
-    assert "raw/taxi_zones did not pass ingestion's check completeness" in said(run(zone_hourly_demand, JANUARY))
+    assert "raw/taxi_zones did not pass ingestion's checks: completeness (" in said(run(zone_hourly_demand, JANUARY))
     assert run(trips_by_week, IN_JANUARY).success
 
 

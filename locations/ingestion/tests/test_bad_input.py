@@ -22,7 +22,7 @@ from dagster import AssetCheckSeverity, RetryPolicy
 from ingestion import sample
 from ingestion import source as source_module
 from ingestion.defs import common
-from ingestion.defs.files import taxi_trips_file, taxi_zone_lookup_file, taxi_zones_file
+from ingestion.defs.files import WHOLE_FILE, taxi_trips_file, taxi_zone_lookup_file, taxi_zones_file
 from ingestion.defs.trips import LOADS, QUARANTINE, TRIPS, taxi_trips
 from ingestion.defs.zones import ZONES, taxi_zones
 from ingestion.landing import LandingStore
@@ -146,19 +146,23 @@ ANCIENT = pa.table({"vendor_name": ["VTS"], "Trip_Pickup_DateTime": ["2009-01-04
 
 # What the source sends, what the run's error says, and the checks that are red besides.
 REFUSED: dict[str, tuple[Spoil, str, set[str]]] = {
-    "403": (status(403), f"{PATH}: not published (HTTP 403). TLC publishes about two months after", set()),
-    "404": (status(404), f"{PATH}: not published (HTTP 404). TLC publishes about two months after", set()),
+    "403": (status(403), f"{PATH}: not published (HTTP 403). TLC publishes about two months after", {WHOLE_FILE}),
+    "404": (status(404), f"{PATH}: not published (HTTP 404). TLC publishes about two months after", {WHOLE_FILE}),
     "429 with Retry-After": (status(429, **{"Retry-After": "0"}), f"{PATH}: HTTP 429", set()),
     "500": (status(500), f"{PATH}: HTTP 500", set()),
     "timeout": (silence, f"{PATH}: ReadTimeout", set()),
     "reset in mid-body": (reset, f"{PATH}: Re", set()),
     "slow trickle": (trickle, f"{PATH}: too slow: ", set()),
-    "redirect loop": (circle, f"{PATH}: redirected in circles", set()),
+    "redirect loop": (circle, f"{PATH}: redirected in circles", {WHOLE_FILE}),
     "wrong length": (shorter_than_announced, f"{PATH}: RemoteProtocolError", set()),
-    "HTML page with status 200": (body(PAGE), "not a Parquet file: it does not begin with PAR1", set()),
-    "JSON error saved as Parquet": (body(b'{"error": "gone"}'), "not a Parquet file", set()),
-    "git-lfs pointer": (body(POINTER), "not a Parquet file", set()),
-    "truncated Parquet": (body(parquet(GOOD)[:-100]), "a Parquet file that was cut off: its footer is missing", set()),
+    "HTML page with status 200": (body(PAGE), "not a Parquet file: it does not begin with PAR1", {WHOLE_FILE}),
+    "JSON error saved as Parquet": (body(b'{"error": "gone"}'), "not a Parquet file", {WHOLE_FILE}),
+    "git-lfs pointer": (body(POINTER), "not a Parquet file", {WHOLE_FILE}),
+    "truncated Parquet": (
+        body(parquet(GOOD)[:-100]),
+        "a Parquet file that was cut off: its footer is missing",
+        {WHOLE_FILE},
+    ),
     "another table": (
         table(pa.table({"LocationID": [1], "Borough": ["EWR"]})),
         "is missing. The file has: LocationID, Borough. Either it is not a file of taxi trips",
@@ -168,13 +172,29 @@ REFUSED: dict[str, tuple[Spoil, str, set[str]]] = {
     "schema of 2009": (table(ANCIENT), "files of 2009 and 2010 give coordinates instead of taxi zones", {"schema"}),
     "times that are texts": (
         table(retyped("lpep_pickup_datetime", pa.array(["noon"] * ROWS))),
-        "rows: observed 0 rows, expected more than 0 rows",
-        {"completeness"},
+        f"Of {ROWS} rows read {ROWS} are in the quarantine: {ROWS} with unreadable_value",
+        {"completeness", "row_accounting"},
     ),
     "zones that are texts": (
         table(retyped("PULocationID", pa.array(["Midtown"] * ROWS))),
-        "rows: observed 0 rows, expected more than 0 rows",
-        {"completeness"},
+        f"Of {ROWS} rows read {ROWS} are in the quarantine: {ROWS} with unreadable_value",
+        {"completeness", "row_accounting"},
+    ),
+    "a key column of nulls": (
+        table(retyped("PULocationID", pa.nulls(ROWS))),
+        "rows in the quarantine: observed 100 percent, expected at most 20 percent, for example"
+        ' {"source_row": 0, "reason": "missing_value", "pickup_at": "2023-02-01 12:00:00"',
+        {"completeness", "row_accounting"},
+    ),
+    "every second zone is null": (
+        table(retyped("PULocationID", pa.array([None if row % 2 else 74 for row in range(ROWS)]))),
+        f"Of {ROWS} rows read {ROWS // 2} are in the quarantine: {ROWS // 2} with missing_value",
+        {"completeness", "row_accounting"},
+    ),
+    "every row twice": (
+        table(pa.concat_tables([GOOD, GOOD])),
+        "trips that are there twice: observed 50 percent, expected at most 5 percent",
+        {"uniqueness"},
     ),
     "no rows": (table(GOOD.slice(0, 0)), "rows: observed 0 rows, expected more than 0 rows", {"completeness"}),
     "half a month": (
@@ -184,13 +204,13 @@ REFUSED: dict[str, tuple[Spoil, str, set[str]]] = {
     ),
     "all rows outside the month": (
         lambda source: source.publish(FILE, month(TripFile.of_partition("2023-05-01|green"))),
-        "rows: observed 0 rows, expected more than 0 rows",
-        {"completeness"},
+        "Of 31 rows read 31 are in the quarantine: 31 with outside_file_month",
+        {"completeness", "row_accounting"},
     ),
     "another month's file": (
         lambda source: source.publish(FILE, month(OTHER)),
         f"Its content is also that of {OTHER.name}",
-        {"completeness", "source_file"},
+        {"completeness", "row_accounting", "source_file"},
     ),
 }
 
@@ -210,12 +230,17 @@ def test_what_is_no_month_leaves_the_warehouse_as_it_was_and_a_good_file_heals(
     result = run(taxi_trips_file, taxi_trips, key=KEY)
     assert not result.success
     assert says in failure(result)
-    assert {check.check_name for check in result.get_asset_check_evaluations() if not check.passed} == red
+    errors = {
+        check.check_name
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == AssetCheckSeverity.ERROR
+    }
+    assert errors == red
     assert content(warehouse, *TABLES) == loaded
     with warehouse.read() as connection:
         told = refused(connection, TRIPS)
-    assert {(partition, check) for partition, check, _ in told} == {(KEY, check) for check in red}
-    if not red:
+    assert {(partition, check) for partition, check, _ in told} == {(KEY, check) for check in red - {WHOLE_FILE}}
+    if red <= {WHOLE_FILE}:
         # It never came as far as the landing store.
         assert landing.path(FILE.name).read_bytes() == file_before
     assert [path.name for path in Path(landing.folder).glob(".*")] == []
@@ -228,22 +253,53 @@ def test_what_is_no_month_leaves_the_warehouse_as_it_was_and_a_good_file_heals(
         assert refused(connection, TRIPS) == []
 
 
-def test_a_check_stays_red_while_another_month_is_refused(
+def test_a_check_warns_while_another_month_is_refused(
     source: Source, run: Run, loaded: dict[str, list[tuple[Any, ...]]]
 ) -> None:
     source.publish(FILE, GOOD.slice(0, 14))
     assert not run(taxi_trips_file, taxi_trips, key=KEY).success
-    (check,) = [
-        check
-        for check in run(taxi_trips_file, taxi_trips, key=OTHER.partition_key).get_asset_check_evaluations()
-        if not check.passed
-    ]
-    assert check.check_name == "completeness"
+    of_another_month = run(taxi_trips_file, taxi_trips, key=OTHER.partition_key)
+    assert of_another_month.success
+    (check,) = [check for check in of_another_month.get_asset_check_evaluations() if not check.passed]
+    assert (check.check_name, check.severity) == ("completeness", AssetCheckSeverity.WARN)
     assert check.description is not None
-    assert check.description.startswith(f"{KEY}: days of the month without a trip: observed 14 days")
+    said = f"refused before: {KEY}: days of the month without a trip: observed 14 days"
+    assert check.description.startswith(said)
     source.publish(FILE, GOOD)
     healed = run(taxi_trips_file, taxi_trips, key=KEY)
     assert all(check.passed for check in healed.get_asset_check_evaluations())
+
+
+def test_the_other_months_of_a_run_are_loaded_and_the_refused_ones_named(
+    source: Source, run: Run, warehouse: Warehouse, loaded: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    march = TripFile.of_partition("2023-03-01|green")
+    source.publish(OTHER, month(OTHER).slice(0, 14))
+    source.publish(FILE, month(FILE, total_amount=21.0))
+    source.publish(march, month(march).slice(0, 10))
+    result = run(taxi_trips_file, taxi_trips, key=OTHER.partition_key, last_key=march.partition_key)
+    text = failure(result)
+    refused_keys = f"{OTHER.partition_key}, {march.partition_key}"
+    assert text.startswith(f"2 of 3 months failed ({refused_keys}). {OTHER.name}: days of the month")
+    assert f"{march.name}: days of the month without a trip: observed 21 days" in text
+    mend = f"materialize landing/taxi_trips_file and raw/taxi_trips for {refused_keys}."
+    assert mend in text
+    check, size = (check for check in result.get_asset_check_evaluations() if not check.passed)
+    assert (check.check_name, check.severity) == ("completeness", AssetCheckSeverity.ERROR)
+    assert (size.check_name, size.severity) == ("consistency", AssetCheckSeverity.WARN)
+    assert check.metadata["what_to_do"].value == (
+        f"The rows of before are still there. Once the file or the rule is mended, {mend}"
+    )
+    assert check.metadata[f"file of {march.partition_key}"].value == f"{source.url}/{march.url_path}"
+    made = [event for event in result.get_asset_materialization_events() if event.asset_key == TRIPS.asset_key]
+    assert [event.partition for event in made] == [KEY]
+    metadata = made[0].step_materialization_data.materialization.metadata
+    assert metadata["dagster/partition_row_count"].value == ROWS
+    with warehouse.read() as connection:
+        counted = connection.execute(
+            f"SELECT sum(total_amount) FROM {TRIPS.table} WHERE file_month = DATE '2023-02-01'"
+        ).fetchone()
+    assert counted == (pytest.approx(ROWS * 21.0),)
 
 
 # -- odd, and no reason to refuse a month -----------------------------------------------------------
@@ -278,7 +334,8 @@ def test_what_differs_much_from_the_months_before_is_told_and_loaded(source: Sou
     for file in files:
         source.publish(file, month(file))
     assert run(taxi_trips_file, taxi_trips, key=files[0].partition_key, last_key=files[-1].partition_key).success
-    source.publish(FILE, pa.concat_tables([month(FILE, fare_amount=99.0, passenger_count=None)] * 10))
+    often = [month(FILE, fare_amount=99.0 + number / 100, passenger_count=None) for number in range(10)]
+    source.publish(FILE, pa.concat_tables(often))
     result = run(taxi_trips_file, taxi_trips, key=KEY)
     assert result.success
     (check,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
@@ -286,8 +343,27 @@ def test_what_differs_much_from_the_months_before_is_told_and_loaded(source: Sou
     assert check.severity == AssetCheckSeverity.WARN
     assert check.description is not None
     assert "trips: observed 280 rows, expected between 15.5 and 46.5 rows: 31 is the median of 3" in check.description
-    assert "median fare: observed 99 USD" in check.description
+    assert "median fare: observed 99.0" in check.description
     assert "trips without passenger_count: observed 100 percent, expected between -5 and 5" in check.description
+
+
+def test_a_month_that_lost_half_of_its_rows_is_told_though_nothing_came_before(
+    source: Source, run: Run, loaded: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    often = [month(FILE, fare_amount=15.0 + number) for number in range(10)]
+    source.publish(FILE, pa.concat_tables(often))
+    for rows, before, passed in ((10, "22.4 and 33.6 rows: 28", False), (5, "224 and 336 rows: 280", False)):
+        source.publish(FILE, pa.concat_tables(often[:rows]))
+        result = run(taxi_trips_file, taxi_trips, key=KEY)
+        assert result.success
+        (check,) = [check for check in result.get_asset_check_evaluations() if check.check_name == "consistency"]
+        assert check.passed is passed
+        assert check.description == (
+            f"{KEY}: trips, against what is replaced: observed {ROWS * rows} rows, expected between {before} were there"
+            " before"
+        )
+    result = run(taxi_trips_file, taxi_trips, key=KEY)
+    assert all(check.passed for check in result.get_asset_check_evaluations())
 
 
 # -- the zones --------------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def test_a_month_not_published_fails_at_once_and_says_what_there_is(
     path = f"/trip-data/{service}_tripdata_2023-09.parquet"
     assert failure(result) == (
         f"{source.url}{path}: not published (HTTP 404). TLC publishes about two months after a month ended;"
-        f" {service} files begin with {begin}."
+        f" {service} files begin with {begin}. What was there of it before stays as it was. Once the file or the rule"
+        f" is mended, materialize landing/taxi_trips_file and raw/taxi_trips for 2023-09-01|{service}."
     )
     assert source.requests == [("GET", path, 404)]
 
@@ -114,12 +115,31 @@ def test_an_error_page_fails_at_once_and_keeps_the_file_at_hand(
 
     source.requests.clear()
     source.status(f"/{file.url_path}", 200, body=b"<html>Please sign in</html>")
-    assert failure(run(taxi_trips_file, key=KEYS[0])) == (
+    says = (
         f"{source.url}/{file.url_path}: not a Parquet file: it does not begin with PAR1"
-        " (the server sent 27 bytes of unknown type)"
+        " (the server sent 27 bytes of unknown type)."
     )
+    result = run(taxi_trips_file, key=KEYS[0])
+    assert failure(result).startswith(f"{says} What was there of it before stays as it was.")
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.passed, check.description) == (False, f"{KEYS[0]}: {says}")
     assert len(source.requests) == 1
     assert landing.path(file.name).read_bytes() == at_hand
+
+
+def test_the_other_files_of_a_run_are_downloaded(source: Source, landing: LandingStore, run: Run) -> None:
+    for key in (KEYS[0], KEYS[2]):
+        source.publish(TripFile.of_partition(key), of_month("green", key[:7], [{}]))
+    result = run(taxi_trips_file, key=KEYS[0], last_key=KEYS[2])
+    text = failure(result)
+    assert text.startswith(f"1 of 3 months failed ({KEYS[1]}). {source.url}/")
+    assert text.endswith(f"The files of {KEYS[0]}, {KEYS[2]} are there, and raw/taxi_trips can be made of them.")
+    found = metadata(result, "landing/taxi_trips_file")
+    assert {key: values["dagster/row_count"] for key, values in found.items()} == {KEYS[0]: 1, KEYS[2]: 1}
+    source.publish(TripFile.of_partition(KEYS[1]), of_month("green", KEYS[1][:7], [{}]))
+    mended = run(taxi_trips_file, key=KEYS[1])
+    assert mended.success
+    assert [check.passed for check in mended.get_asset_check_evaluations()] == [True]
 
 
 def test_a_run_goes_on_once_the_fault_has_passed(source: Source, run: Run) -> None:

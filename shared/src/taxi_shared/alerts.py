@@ -13,16 +13,21 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from dagster import (
     AssetKey,
+    AssetRecordsFilter,
     DagsterEventType,
     DagsterInstance,
     DagsterRun,
+    DagsterRunStatus,
     DefaultSensorStatus,
+    JsonMetadataValue,
     RepositoryDefinition,
     RunFailureSensorContext,
+    RunsFilter,
     SensorDefinition,
     run_failure_sensor,
 )
@@ -31,10 +36,15 @@ SETTING: Final = "ALERTS"
 UI_ADDRESS: Final = "WEBSERVER_URL"
 EVERYBODY: Final = "*"
 QUIET: Final = 6 * 60 * 60
-"""Seconds in which the same failure is told once."""
+"""Seconds in which the same failure is told once, unless it was mended in between."""
+FAILED_PARTITIONS: Final = "failed_partitions"
+"""Metadata of a Failure: those of the run's partitions that it is about, as a list in JSON."""
 _TRIES: Final = 3
+# Assets, or partitions, that a mail's subject names.
+_NAMED: Final = 3
 _WILL_RETRY: Final = "dagster/will_retry"
-_PARTITION: Final = ("dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+_PARTITION: Final = "dagster/partition"
+_RANGE: Final = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
 class AlertError(Exception):
@@ -47,8 +57,10 @@ class Alert:
 
     Attributes
     ----------
-    partition
-        Its key, or the first and last of several.
+    assets
+        What the run was to make and did not.
+    partitions
+        Those that failed, as far as is known; nothing: the assets have none.
     checks
         Those that did not pass, as asset and name, with what they say.
     """
@@ -58,16 +70,17 @@ class Alert:
     run_id: str
     owners: tuple[str, ...]
     assets: tuple[str, ...]
-    partition: str
+    partitions: tuple[str, ...]
     checks: Mapping[str, str]
     error: str
     link: str
 
     @property
     def title(self) -> str:
-        """The subject of a mail."""
-        what = ", ".join(self.assets) or self.job
-        return f"[{self.location}] {what} failed" + (f" for {self.partition}" if self.partition else "")
+        """The subject of a mail: what failed, or whose check did."""
+        checked = tuple(asset for asset in self.assets if any(name.startswith(f"{asset}.") for name in self.checks))
+        what = _short(checked or self.assets) or self.job
+        return f"[{self.location}] {what} failed" + (f" for {_short(self.partitions)}" if self.partitions else "")
 
     @property
     def body(self) -> str:
@@ -76,7 +89,7 @@ class Alert:
             f"Location: {self.location}",
             f"Job: {self.job}",
             *([f"Asset: {', '.join(self.assets)}"] if self.assets else []),
-            *([f"Partition: {self.partition}"] if self.partition else []),
+            *([f"Partition: {', '.join(self.partitions)}"] if self.partitions else []),
             *(f"Check {name}: {text}" for name, text in self.checks.items()),
             f"Error: {self.error}",
             f"Run: {self.link}",
@@ -88,7 +101,7 @@ class Alert:
         """The same for two failures that are one to a person: another run of the same thing that breaks alike."""
         # Numbers differ from run to run: of bytes, of processes, of temporary folders.
         error = re.sub(r"[0-9a-f]{8,}|\d+", "#", self.error)
-        parts = [self.location, self.job, *self.assets, self.partition, *sorted(self.checks), error]
+        parts = [self.location, self.job, *self.assets, *self.partitions, *sorted(self.checks), error]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -122,7 +135,8 @@ def failure_alerts(location: str) -> SensorDefinition:
             context.log.info("%s names no address for %s", SETTING, ", ".join(alert.owners))
             return
         remembered = _Remembered(context.instance, location)
-        if remembered.was_told(alert.fingerprint):
+        told = remembered.told(alert.fingerprint)
+        if told is not None and not _was_mended(context.instance, run, alert, told):
             context.log.info("%s was told already", alert.title)
             return
         send(alert, addresses)
@@ -138,6 +152,7 @@ def describe(instance: DagsterInstance, run: DagsterRun, repository: RepositoryD
     error = "the run's process ended without a word; its log in the UI may say more"
     kinds = {DagsterEventType.ASSET_CHECK_EVALUATION, DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
     failed_assets: list[AssetKey] = []
+    partitions = _partitions_of(run)
     step_failed = False
     for entry in instance.all_logs(run.run_id, of_type=kinds):
         event = entry.get_dagster_event()
@@ -151,6 +166,9 @@ def describe(instance: DagsterInstance, run: DagsterRun, repository: RepositoryD
             said = failure.user_failure_data.description if failure.user_failure_data else None
             cause = failure.error.cause or failure.error if failure.error else None
             error = (said or (cause.message if cause else "") or error).strip()
+            known = failure.user_failure_data.metadata.get(FAILED_PARTITIONS) if failure.user_failure_data else None
+            if isinstance(known, JsonMetadataValue) and isinstance(known.data, list):
+                partitions = tuple(map(str, known.data))
             step_failed = True
             if event.node_handle is not None:
                 failed_assets += _assets_of(repository, event.node_handle.root.name)
@@ -165,10 +183,44 @@ def describe(instance: DagsterInstance, run: DagsterRun, repository: RepositoryD
         run_id=run.run_id,
         owners=tuple(owner.removeprefix("team:") for owner in owners) or (location,),
         assets=tuple(key.to_user_string() for key in assets),
-        partition=" to ".join(run.tags[tag] for tag in _PARTITION if tag in run.tags),
+        partitions=partitions,
         checks=checks,
         error=error,
         link=f"{os.environ.get(UI_ADDRESS, '').rstrip('/')}/runs/{run.run_id}",
+    )
+
+
+def _partitions_of(run: DagsterRun) -> tuple[str, ...]:
+    """A run's partition; of a range the first and the last, where these differ."""
+    if _PARTITION in run.tags:
+        return (run.tags[_PARTITION],)
+    first, last = (run.tags.get(tag) for tag in _RANGE)
+    if first is None or last is None:
+        return ()
+    return (first,) if first == last else (f"{first} to {last}",)
+
+
+def _was_mended(instance: DagsterInstance, run: DagsterRun, alert: Alert, since: float) -> bool:
+    """Whether what failed was made since it was told, so that it failing again is news."""
+    if not alert.assets:
+        ended = RunsFilter(
+            job_name=run.job_name,
+            statuses=[DagsterRunStatus.SUCCESS],
+            updated_after=datetime.fromtimestamp(since, UTC),
+        )
+        return instance.get_runs_count(ended) > 0
+    # All of them: a run that fails halfway has made some, each time.
+    return all(
+        instance.fetch_materializations(
+            AssetRecordsFilter(
+                asset_key=AssetKey.from_user_string(asset),
+                # A range is no partition: then any of the asset's counts.
+                asset_partitions=[p for p in alert.partitions if " to " not in p] or None,
+                after_timestamp=since,
+            ),
+            limit=1,
+        ).records
+        for asset in alert.assets
     )
 
 
@@ -229,8 +281,9 @@ class _Remembered:
             fingerprint: told for fingerprint, told in json.loads(text).items() if told > time.time() - QUIET
         }
 
-    def was_told(self, fingerprint: str) -> bool:
-        return fingerprint in self._told
+    def told(self, fingerprint: str) -> float | None:
+        """When it was told, in seconds since 1970; None: not lately."""
+        return self._told.get(fingerprint)
 
     def tell(self, fingerprint: str) -> None:
         self._told[fingerprint] = time.time()
@@ -247,6 +300,10 @@ def _assets_of(repository: RepositoryDefinition, op: str) -> Iterator[AssetKey]:
 def _owners_of(repository: RepositoryDefinition, key: AssetKey) -> list[str]:
     definition: Any = repository.assets_defs_by_key.get(key)
     return list(definition.get_asset_spec(key).owners) if definition is not None else []
+
+
+def _short(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _masked(address: str) -> str:

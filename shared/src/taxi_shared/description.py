@@ -1,8 +1,8 @@
 """What a location defines, as JSON: `python -m taxi_shared.description NAME` in the location's environment.
 
 `codeloc plan` and `deploy` compare two of them, and look up in those of the other locations who uses what. So it is
-the same for the same code, and says what a consumer relies on: keys, partitions, contracts, and the columns that its
-SQL names.
+the same for the same code, and says what a consumer relies on: keys, partitions, contracts with their rules, and the
+columns that its SQL names.
 """
 
 import contextlib
@@ -10,6 +10,8 @@ import hashlib
 import importlib
 import json
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 SHARED_PACKAGES = ("dagster", "duckdb", "duckdb-extension-ducklake", "pandas")
 
 SQL = "sql"
+# Where files lie whose lines in a traceback say nothing of a location's code: packages, Python's own.
+_NOT_OWN = ("<", *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")))
 
 
 def sql_metadata(package: str, *names: str) -> dict[str, str]:
@@ -195,7 +199,22 @@ def _asset(spec: AssetSpec, checks: list[str]) -> dict[str, Any]:
             column.name: {"type": column.type, "required": not column.constraints.nullable}
             for column in (schema.columns if isinstance(schema, TableSchema) else ())
         },
+        "rules": _rules(spec.key),
         "reads": _reads(spec),
+    }
+
+
+def _rules(key: AssetKey) -> dict[str, dict[str, Any]]:
+    """What the contract of an asset's table says of its rows, by rule."""
+    table = _contract_of(key)
+    return {
+        rule.name: {
+            "refuses": rule.blocking,
+            "expected": rule.expected,
+            "columns": list(rule.columns),
+            "measure": hashlib.sha256(rule.measure.encode()).hexdigest()[:8],
+        }
+        for rule in (table.rules if table is not None else ())
     }
 
 
@@ -238,14 +257,50 @@ def _text(value: object) -> str | None:
     return " ".join(str(value).split()) if value is not None else None
 
 
+def _unmeasurable(definitions: Definitions) -> Iterator[str]:
+    # Deferred: it brings DuckDB along.
+    from taxi_shared.quality import unmeasurable
+
+    for spec in definitions.resolve_all_asset_specs():
+        table = _contract_of(spec.key)
+        if table is not None and SYSTEM_METADATA_KEY_AUTO_CREATED_STUB_ASSET not in spec.metadata:
+            yield from unmeasurable(table)
+
+
+def _traceback(error: Exception) -> str:
+    """Where an error comes from, without the forty lines of Python's and Dagster's that lead there."""
+    told = traceback.TracebackException.from_exception(error)
+    link: traceback.TracebackException | None = told
+    while link is not None:
+        own = [frame for frame in link.stack if not frame.filename.startswith(_NOT_OWN)]
+        link.stack = traceback.StackSummary.from_list(own or link.stack[-1:])
+        if link.__context__ is not None and str(link.__context__) == str(link):
+            # Raised again on its way.
+            link.__context__ = None
+        link = link.__cause__ or link.__context__
+    return "".join(told.format()).rstrip()
+
+
 def main() -> None:
-    """Print the description of the location whose name is the argument."""
+    """Print the description of the location whose name is the argument.
+
+    Raises
+    ------
+    SystemExit
+        Its code does not load, or a rule of a contract of its own is no SQL that could be measured.
+    """
     (location,) = sys.argv[1:]
     # What the location's code prints must not stand in between.
     with contextlib.redirect_stdout(sys.stderr):
-        definitions = importlib.import_module(f"{location}.definitions").defs()
-        Definitions.validate_loadable(definitions)
-        described = describe(definitions, location)
+        try:
+            definitions = importlib.import_module(f"{location}.definitions").defs()
+            Definitions.validate_loadable(definitions)
+            described = describe(definitions, location)
+        except Exception as error:  # noqa: BLE001  (it is told)
+            sys.exit(_traceback(error))
+        faults = list(_unmeasurable(definitions))
+    if faults:
+        sys.exit("\n".join(faults))
     print(json.dumps(described, indent=1))  # noqa: T201
 
 

@@ -2,8 +2,9 @@
 
 A producer measures before it commits, and commits nothing that breaks a blocking rule. What came of it
 stands in `raw.check_results` of its lake, by table and partition: Dagster has the last result of a check only,
-whatever partition that was about, and lets a failed one stop nothing but its own run. With the table a check stays red
-until the last refused partition is mended, and whoever reads a lake can ask whether a partition may be built upon.
+whatever partition that was about, and lets a failed one stop nothing but its own run. With the table a check names
+the refused partitions until the last one is mended, and whoever reads a lake can ask whether a partition may be built
+upon.
 
 Rows are only added to that table, so that runs which write different tables, and so hold different locks, never wait
 for each other there; the newest findings of a partition are those that count.
@@ -117,7 +118,7 @@ def measure(
     if not table.rules:
         return []
     where = f"FROM {rows or table.table} WHERE ({condition})"
-    measures = [key_figure if key_figure and rule.dimension == "uniqueness" else rule.measure for rule in table.rules]
+    measures = [key_figure if key_figure and rule.columns == table.key else rule.measure for rule in table.rules]
     figures = connection.execute(
         f"SELECT {', '.join(f'({measure})::DOUBLE' for measure in measures)} {where}", dict(parameters or {})
     ).fetchone()
@@ -158,10 +159,28 @@ def compared(
     return judged
 
 
+def unmeasurable(table: TableContract) -> list[str]:
+    """Rules of a contract that cannot be measured on its columns, each with what DuckDB says of it.
+
+    A typing error in one of them would otherwise be found by the next load, which it breaks.
+    """
+    found = []
+    with duckdb.connect() as connection:
+        columns = ", ".join(f"{column.name} {column.type}" for column in table.columns)
+        connection.execute(f"CREATE TABLE no_rows ({columns})")
+        for rule in table.rules:
+            try:
+                connection.execute(f"SELECT ({rule.measure})::DOUBLE FROM no_rows")
+            except duckdb.Error as error:
+                text = " ".join(str(error).partition("LINE 1:")[0].split())
+                found.append(f"contract of {table.table}: its rule {rule.name!r} cannot be measured: {text}")
+    return found
+
+
 def _judge(rule: Rule, observed: float | None, earlier: Sequence[float] = ()) -> tuple[bool, str]:
     """Whether a figure keeps its rule, and what was expected of it."""
     if rule.limit is not None:
-        return rule.limit.holds(observed), f"{rule.limit} {rule.unit}".strip()
+        return rule.limit.holds(observed), rule.expected
     before = earlier[:EARLIER]
     if len(before) < ENOUGH:
         return True, f"anything: fewer than {ENOUGH} earlier periods are there to compare with"
@@ -324,10 +343,12 @@ def check_results(
     table: TableContract,
     findings: Mapping[str, Sequence[Finding]],
     still_refused: Sequence[tuple[str, str, str]] = (),
+    remedy: Mapping[str, Any] | None = None,
 ) -> Iterator[AssetCheckResult]:
     """What a run found, one result for each check that it has something to say of.
 
-    A blocking check also fails for the partitions that other runs refused, until they are mended.
+    A blocking check also warns of the partitions that other runs refused, until they are mended. It does no more than
+    that: what this run found is good, and Dagster has a run fail whose blocking check does.
 
     Parameters
     ----------
@@ -335,6 +356,8 @@ def check_results(
         By partition.
     still_refused
         As `refused` returns them, for the whole table.
+    remedy
+        What a person needs to mend what breaks a blocking rule, as metadata.
     """
     found = [(partition, finding) for partition, of_it in findings.items() for finding in of_it]
     for check in dict.fromkeys(finding.check for _, finding in found):
@@ -343,7 +366,9 @@ def check_results(
             (partition, text) for partition, name, text in still_refused if name == check and partition not in findings
         ]
         broken = [(partition, finding) for partition, finding in here if not finding.passed]
-        metadata: dict[str, Any] = {
+        is_blocking = here[0][1].blocking and (bool(broken) or not elsewhere)
+        metadata: dict[str, Any] = dict(remedy or {}) if is_blocking and broken else {}
+        metadata |= {
             "measured": _table(
                 {
                     "partition": partition,
@@ -363,13 +388,12 @@ def check_results(
             if finding.examples
         }
         texts = [_named(partition, str(finding)) for partition, finding in broken]
-        texts += [_named(partition, text) for partition, text in elsewhere]
-        blocking = here[0][1].blocking
+        texts += [f"refused before: {_named(partition, text)}" for partition, text in elsewhere]
         yield AssetCheckResult(
             check_name=check,
             asset_key=table.asset_key,
             passed=not texts,
-            severity=AssetCheckSeverity.ERROR if blocking else AssetCheckSeverity.WARN,
+            severity=AssetCheckSeverity.ERROR if is_blocking else AssetCheckSeverity.WARN,
             description="; ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "") or None,
             metadata=metadata,
         )
@@ -407,7 +431,7 @@ def _named(partition: str, text: str) -> str:
 
 
 def _figure(observed: float | None, unit: str) -> str:
-    return f"{'nothing' if observed is None else f'{observed:,.10g}'} {unit}".strip()
+    return "nothing" if observed is None else f"{observed:,.10g} {unit}".strip()
 
 
 def _table(records: Iterable[Mapping[str, Cell]]) -> TableMetadataValue:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from taxi_shared.contracts import TableContract, contract, tables
-from taxi_shared.contracts.rules import Rule
 
 _HEAD = """\
 # Contracts
@@ -38,18 +37,10 @@ def _section(table: TableContract) -> Iterator[str]:
     yield "| rule | must be | or else |"
     yield "|---|---|---|"
     for rule in table.rules:
-        yield f"| {rule.name} | {_limit(rule)} | {'refused' if rule.blocking else 'told'} ({rule.dimension}) |"
+        yield f"| {rule.name} | {rule.expected} | {'refused' if rule.blocking else 'told'} ({rule.dimension}) |"
     yield ""
     for change in table.changes:
         yield f"- {change.version} ({change.day}): {change.what}"
-
-
-def _limit(rule: Rule) -> str:
-    if rule.limit is not None:
-        return f"{rule.limit} {rule.unit}".strip()
-    percent, margin = rule.drift or (0, 0)
-    besides = f" and {margin:g} {rule.unit}" if margin else ""
-    return f"within {percent:g} %{besides} of the median of the periods before it"
 
 
 if __name__ == "__main__":

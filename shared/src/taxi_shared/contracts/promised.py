@@ -1,9 +1,10 @@
 """What consumers were promised last, so that a change that breaks them fails in the producer's own tests.
 
-`promised.json` holds each table's version, columns, key and partitions as they were last promised. A change of a
-contract is either an addition, for which `python -m taxi_shared.contracts.promised` brings the file up to date, or it
-takes something away: then the users of what goes are named, from the SQL in the other locations' folders. It is kept
-until nobody uses it, or the contract has another major version.
+`promised.json` holds each table's version, columns, key, partitions and what is refused of its rows, as they were last
+promised. A change of a contract is either an addition or another rule, for which
+`python -m taxi_shared.contracts.promised` brings the file up to date, or it takes something away: then the users of
+what goes are named, from the SQL in the other locations' folders. It is kept until nobody uses it, or the contract has
+another major version.
 """
 
 import json
@@ -27,6 +28,7 @@ def promise(table: TableContract) -> dict[str, Any]:
         "columns": {column.name: [column.type, column.required] for column in table.columns},
         "key": list(table.key),
         "partitioned_by": list(table.partitioned_by),
+        "refused": {rule.name: rule.expected for rule in table.rules if rule.blocking},
     }
 
 
@@ -114,9 +116,23 @@ def problems_of(name: str, before: Promise | None, now: Promise, locations: Path
     if not breaks and before != now:
         same = before is not None and before["version"] == now["version"]
         first = "give it a new version, and then" if same else "as"
-        yield f"contract of {name} promises more than before: {first} {COMMAND} in shared/ writes it down"
+        what = "; ".join(_other_rules(before, now)) if before is not None else ""
+        says = f"has other rules than were promised ({what})" if what else "promises more than before"
+        yield f"contract of {name} {says}: {first} {COMMAND} in shared/ writes it down"
     elif raised:
         yield f"contract of {name} has a new major version: {COMMAND} in shared/ writes it down"
+
+
+def _other_rules(before: Promise, now: Promise) -> Iterator[str]:
+    """What is refused of a table's rows now and was not, or no longer."""
+    was, is_now = before["refused"], now["refused"]
+    for rule in [*is_now, *(rule for rule in was if rule not in is_now)]:
+        if rule not in was:
+            yield f"+ {rule}: {is_now[rule]}"
+        elif rule not in is_now:
+            yield f"- {rule}: {was[rule]}"
+        elif was[rule] != is_now[rule]:
+            yield f"~ {rule}: {was[rule]} -> {is_now[rule]}"
 
 
 def _major(found: Promise) -> int:

@@ -96,6 +96,15 @@ class Rule:
     limit: Limit | None
     drift: tuple[float, float] | None = None
 
+    @property
+    def expected(self) -> str:
+        """What the figure must be, for a person."""
+        if self.limit is not None:
+            return f"{self.limit} {self.unit}".strip()
+        percent, margin = self.drift or (0.0, 0.0)
+        besides = f" and {margin:g} {self.unit}" if margin else ""
+        return f"within {percent:g} percent{besides} of the median of earlier periods"
+
 
 def rules_of(table: "SchemaObject", key: tuple[str, ...]) -> tuple[Rule, ...]:
     """The rules of a table, in the order of its contract.

@@ -30,6 +30,7 @@ from dagster import (
     TableColumnLineage,
     multi_asset,
 )
+from taxi_shared.alerts import FAILED_PARTITIONS
 from taxi_shared.charts import picture
 from taxi_shared.contracts import TableContract, contract
 from taxi_shared.conventions import NO_CONTRACT
@@ -316,15 +317,17 @@ def _refusals(
     """
     found: dict[str, str] = {}
     for source, mapping in reads.items():
-        broken: dict[str, str] = {}
+        broken: dict[str, list[str]] = {}
         for partition, check, what in refused(connection, source, lake=source.owner):
-            name = source.asset_key.to_user_string() + (f" for {partition}" if partition else "")
-            text = f"{name} did not pass {source.owner}'s check {check}: {what.removesuffix('.')}"
-            broken.setdefault(partition, text)
+            broken.setdefault(partition, []).append(f"{check} ({what.removesuffix('.')})")
         for key in keys if broken else ():
             made_of = {"", *_upstream(mapping, mart, key)}
-            for partition, text in broken.items():
+            for partition, checks in broken.items():
                 if partition in made_of:
+                    name = source.asset_key.to_user_string() + (f" for {partition}" if partition else "")
+                    # Late trips of a month come with the next one's file.
+                    beside = ", which has trips of the periods beside it too," if mapping else ""
+                    text = f"{name}{beside} did not pass {source.owner}'s checks: {', '.join(checks)}"
                     found.setdefault(key, text)
     return found
 
@@ -334,6 +337,7 @@ def _refused_sources(refusals: Mapping[str, str]) -> Failure:
     return Failure(
         f"{', '.join(refusals)}: stays as it was, because nothing is made of what was refused. {reasons}. Once that is"
         " mended, the period is made again by itself.",
+        metadata={FAILED_PARTITIONS: MetadataValue.json(list(refusals))},
         allow_retries=False,
     )
 

@@ -1,12 +1,17 @@
 """The source's files as assets of the landing store: fetched over HTTP, checked, never half-written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
 from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckResult,
+    AssetCheckSpec,
     AssetExecutionContext,
+    AssetKey,
+    AssetMaterialization,
     BackfillPolicy,
     MaterializeResult,
     MetadataValue,
@@ -17,13 +22,17 @@ from dagster import (
 from taxi_shared.conventions import NO_CONTRACT
 from taxi_shared.partitions import FILE_MONTHS
 from taxi_shared.previews import PREVIEW_ROWS, preview
+from taxi_shared.quality import without_materialization
+from taxi_shared.release import release_metadata
 
-from ingestion.defs.common import OWNERS, faults_of_the_source
+from ingestion.defs.common import OWNERS, faults_of_the_source, mending, refused_months
 from ingestion.defs.resources import TlcServer
 from ingestion.landing import LandingStore
 from ingestion.source import (
     Download,
     FileNotPublishedError,
+    SourceError,
+    SourceUnavailableError,
     TripFile,
     csv_rows,
     open_client,
@@ -31,6 +40,8 @@ from ingestion.source import (
 )
 
 AS_PUBLISHED = {NO_CONTRACT: "A file as its source publishes it; what is promised is the table made of it"}
+
+WHOLE_FILE = "whole_file"
 
 # The first months TLC has in the schema with zones.
 FIRST_MONTHS = {"yellow": "2011-01", "green": "2013-08"}
@@ -42,30 +53,72 @@ FIRST_MONTHS = {"yellow": "2011-01", "green": "2013-08"}
     owners=OWNERS,
     kinds={"parquet"},
     metadata=AS_PUBLISHED,
+    check_specs=[
+        AssetCheckSpec(
+            WHOLE_FILE,
+            asset=["landing", "taxi_trips_file"],
+            description="The source has the file, and what it sends is all of a Parquet file.",
+            blocking=True,
+        )
+    ],
     partitions_def=FILE_MONTHS,
     backfill_policy=BackfillPolicy.single_run(),
     pool="tlc_server",
 )
-def taxi_trips_file(context: AssetExecutionContext, tlc: TlcServer, landing: LandingStore) -> None:
+def taxi_trips_file(
+    context: AssetExecutionContext, tlc: TlcServer, landing: LandingStore
+) -> Iterator[MaterializeResult[None] | AssetMaterialization | AssetCheckResult | AssetCheckEvaluation]:
     """TLC's trip records of one service and month, as published.
 
-    A file whose ETag has not changed is not downloaded again.
+    A file whose ETag has not changed is not downloaded again. Where one of several cannot be had, the others are.
     """
-    with open_client() as client:
+    done: dict[str, dict[str, Any]] = {}
+    refusals: dict[str, str] = {}
+    with open_client() as client, faults_of_the_source(context.retry_number):
         for key in context.partition_keys:
             file = TripFile.of_partition(key)
-            with faults_of_the_source(context.retry_number):
-                try:
-                    download, fetched = landing.update(client, tlc.trips(file), file.name, parquet_rows)
-                except FileNotPublishedError as error:
-                    raise FileNotPublishedError(
-                        f"{error}. TLC publishes about two months after a month ended; {file.service} files"
-                        f" begin with {FIRST_MONTHS[file.service]}."
-                    ) from None
+            try:
+                download, fetched = landing.update(client, tlc.trips(file), file.name, parquet_rows)
+            except SourceUnavailableError:
+                raise
+            except SourceError as error:
+                refusals[key] = _why(error, file)
+                context.log.error("%s: %s", key, refusals[key])
+                continue
             context.log.info("%s: %s, %s rows", file.name, "downloaded" if fetched else "unchanged", download.rows)
             path = landing.path(file.name)
             shown = _content("FROM read_parquet($path, hive_partitioning = false)", path)
-            context.add_asset_metadata(_metadata(download, fetched, path) | shown, partition_key=key)
+            done[key] = _metadata(download, fetched, path) | shown
+            context.add_asset_metadata(done[key], partition_key=key)
+    checked = _check(context.asset_key, refusals)
+    if refusals:
+        for key, metadata in done.items():
+            yield AssetMaterialization(context.asset_key, partition=key, metadata=release_metadata() | metadata)
+        yield from without_materialization([checked])
+        what_then = f"What was there of it before stays as it was. {mending(refusals)}"
+        if done:
+            what_then += f" The files of {', '.join(done)} are there, and raw/taxi_trips can be made of them."
+        raise refused_months(refusals, len(done), what_then)
+    yield MaterializeResult(asset_key=context.asset_key)
+    yield checked
+
+
+def _why(error: SourceError, file: TripFile) -> str:
+    text = str(error)
+    if isinstance(error, FileNotPublishedError):
+        text += ". TLC publishes about two months after a month ended;"
+        text += f" {file.service} files begin with {FIRST_MONTHS[file.service]}"
+    return f"{text.removesuffix('.')}."
+
+
+def _check(asset: AssetKey, refusals: Mapping[str, str]) -> AssetCheckResult:
+    return AssetCheckResult(
+        asset_key=asset,
+        check_name=WHOLE_FILE,
+        passed=not refusals,
+        description="; ".join(f"{key}: {why}" for key, why in refusals.items()) or None,
+        metadata={"what_to_do": f"What was there before is still there. {mending(refusals)}"} if refusals else None,
+    )
 
 
 @asset(

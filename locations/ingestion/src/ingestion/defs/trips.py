@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,6 @@ from dagster import (
     AssetMaterialization,
     AssetSpec,
     BackfillPolicy,
-    Failure,
     MaterializeResult,
     MetadataValue,
     TableColumnDep,
@@ -31,8 +30,9 @@ from taxi_shared.charts import picture
 from taxi_shared.contracts import Column, TableContract, contract
 from taxi_shared.lineage import lineage_metadata
 from taxi_shared.partitions import EARLY_REPORTING, FILE_MONTHS, LATE_REPORTING
-from taxi_shared.previews import PREVIEW_ROWS, preview
+from taxi_shared.previews import PREVIEW_ROWS, preview, records
 from taxi_shared.quality import (
+    EXAMPLES,
     Finding,
     RefusedError,
     check_results,
@@ -51,7 +51,7 @@ from taxi_shared.warehouse import Draft, Files, Warehouse
 
 from ingestion import charts
 from ingestion.canonical import UnsupportedSchemaError, finite, projection, source_of, unknown_columns
-from ingestion.defs.common import OWNERS
+from ingestion.defs.common import OWNERS, mending, refused_months
 from ingestion.defs.files import taxi_trips_file
 from ingestion.landing import LandingStore
 from ingestion.source import Download, TripFile
@@ -67,9 +67,15 @@ EARLIER_MONTHS = 24
 
 # Checks of the trips that are not about the rows in the table: what the contract says of those is checked beside them.
 SCHEMA, ROW_ACCOUNTING, SOURCE_FILE = "schema", "row_accounting", "source_file"
+UNACCOUNTED = "rows lost between the file and the tables, or doubled"
+# Of a file's rows, in percent. TLC's months have 0.1 to 2.
+MOST_QUARANTINED = 20
+# How far a month may be from what it replaces, in percent of that.
+SAME_SIZE = 20
 OWN_CHECKS = {
     SCHEMA: "The file has every column that trips are made from.",
-    ROW_ACCOUNTING: "Each row of the file is either a trip or in the quarantine.",
+    ROW_ACCOUNTING: "Each row of the file is either a trip or in the quarantine,"
+    f" and at most {MOST_QUARANTINED} percent are in the quarantine.",
     SOURCE_FILE: "The file's content is not that of another month.",
 }
 
@@ -106,7 +112,7 @@ class LoadedMonth:
 
 @dataclass(frozen=True)
 class ReadyMonth:
-    """A month's rows beside the tables, in the order of these, what was found out about the trips, and trips by day."""
+    """A month's rows beside the tables, in the order of these, what was found out about them, and trips by day."""
 
     loaded: LoadedMonth
     files: tuple[Files, Files]
@@ -126,6 +132,10 @@ class OvertakenError(Exception):
     """The file is not the one any more that was read."""
 
 
+class MonthRefusedError(Exception):
+    """A month was not loaded, and trying again does not help: it stays as it was."""
+
+
 @dataclass
 class Quality:
     """What a run found out about its months, by table and partition, and which months any run has refused."""
@@ -134,16 +144,29 @@ class Quality:
         default_factory=lambda: {table: {} for table in TABLES}
     )
     still_refused: Sequence[tuple[str, str, str]] = ()
+    refused: dict[str, Download] = field(default_factory=dict)
 
     def add(self, key: str, findings: Mapping[TableContract, Sequence[Finding]]) -> None:
         """Remember what was found of a month."""
         for table, of_table in findings.items():
             self.findings[table][key] = of_table
 
+    @property
+    def what_then(self) -> str:
+        """What it means that months broke a rule, and what to do."""
+        if not self.refused:
+            return ""
+        beside = "Nothing is made of that downstream, nor of the periods beside it that have trips of its file too."
+        return f"{beside} {mending(self.refused)}"
+
     def checks(self) -> Iterator[AssetCheckResult]:
         """For the UI."""
+        remedy = {
+            **{f"file of {key}": MetadataValue.url(download.url) for key, download in self.refused.items()},
+            "what_to_do": f"The rows of before are still there. {mending(self.refused)}",
+        }
         for table, by_partition in self.findings.items():
-            yield from check_results(table, by_partition, self.still_refused if table is TRIPS else ())
+            yield from check_results(table, by_partition, self.still_refused if table is TRIPS else (), remedy)
 
 
 @multi_asset(
@@ -160,27 +183,30 @@ def taxi_trips(
 ) -> Iterator[MaterializeResult[None] | AssetMaterialization | AssetCheckResult | AssetCheckEvaluation]:
     """One file at a time, each replaced whole or not at all: a month run again changes nothing.
 
-    A month that breaks a blocking rule stays as it was.
+    A month that breaks a blocking rule stays as it was; the others of the run are loaded all the same.
     """
-    done: list[str] = []
+    done: dict[str, dict[AssetKey, dict[str, Any]]] = {}
+    refusals: dict[str, str] = {}
     quality = Quality()
     try:
         for key in context.partition_keys:
-            while True:
-                try:
-                    metadata = _replace_month(context, landing, warehouse, key, quality)
-                    break
-                except OvertakenError as error:
-                    context.log.info("%s It is read again.", error)
+            try:
+                metadata = _replace_month(context, landing, warehouse, key, quality)
+            except MonthRefusedError as error:
+                context.log.error("%s: %s", key, error)
+                refusals[key] = str(error)
+                continue
             for asset_key, entries in metadata.items():
                 context.add_asset_metadata(entries, asset_key=asset_key, partition_key=key)
-            done.append(key)
+            done[key] = metadata
+        if refusals:
+            raise refused_months(refusals, len(done), quality.what_then)
     except (Exception, DagsterExecutionInterruptedError):
-        # The months before the one that failed are in the warehouse to stay; without an event of
-        # their own nothing downstream would follow them.
-        for key in done:
-            for table in TABLES:
-                yield AssetMaterialization(table.asset_key, partition=key, metadata=release_metadata())
+        # The months that were loaded are in the warehouse to stay; without an event of their own nothing downstream
+        # would follow them.
+        for key, metadata in done.items():
+            for asset_key, entries in metadata.items():
+                yield AssetMaterialization(asset_key, partition=key, metadata=release_metadata() | entries)
         yield from without_materialization(quality.checks())
         raise
     # The metadata above is each month's own; these stand for all months of the run.
@@ -192,15 +218,30 @@ def taxi_trips(
 def _replace_month(
     context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse, key: str, quality: Quality
 ) -> dict[AssetKey, dict[str, Any]]:
-    """Load one partition's file and return what the UI is to show of it, by asset."""
+    """Load one partition's file and return what the UI is to show of it, by asset.
+
+    Raises
+    ------
+    MonthRefusedError
+        The month stays as it was.
+    """
+    while True:
+        try:
+            return _try_month(context, landing, warehouse, key, quality)
+        except OvertakenError as error:
+            context.log.info("%s It is read again.", error)
+
+
+def _try_month(
+    context: AssetExecutionContext, landing: LandingStore, warehouse: Warehouse, key: str, quality: Quality
+) -> dict[AssetKey, dict[str, Any]]:
     file = TripFile.of_partition(key)
     path = landing.path(file.name)
     download = landing.record(file.name)
     if download is None:
-        raise Failure(
+        raise MonthRefusedError(
             f"{path} is missing or is not the file that was downloaded: materialize"
-            f" landing/taxi_trips_file for {key} first.",
-            allow_retries=False,
+            f" landing/taxi_trips_file for {key} first."
         )
     snapshots: list[int] = []
     findings: dict[TableContract, Sequence[Finding]] = {}
@@ -214,8 +255,11 @@ def _replace_month(
                 raise OvertakenError(f"{file.name} was downloaded anew while it was being loaded.")
             loaded = ready.loaded
             put(connection, draft, file, ready)
+            # Before the load's record is replaced.
+            size = _size(connection, file, loaded)
             _record_load(connection, file, download, loaded, context.run.run_id)
             findings |= _findings(connection, file, download, ready)
+            findings[TRIPS] = [*findings[TRIPS], size]
             require([finding for of_table in findings.values() for finding in of_table])
             keep(connection, key, findings, context.run.run_id)
             quality.add(key, findings)
@@ -228,11 +272,8 @@ def _replace_month(
             keep(connection, key, findings, context.run.run_id)
             quality.still_refused = refused(connection, TRIPS)
         quality.add(key, findings)
-        raise Failure(
-            f"{file.name}: {error} The month stays as it was, and nothing is made of it downstream. Once the file or"
-            f" the rule is mended, materialize landing/taxi_trips_file and raw/taxi_trips for {key}.",
-            allow_retries=False,
-        ) from error
+        quality.refused[key] = download
+        raise MonthRefusedError(f"{file.name}: {error} The month stays as it was.") from error
     context.log.info("%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined)
     if loaded.unknown_columns:
         context.log.warning("%s has columns the contract does not: %s", file.name, loaded.unknown_columns)
@@ -286,7 +327,7 @@ def _findings(
     ).fetchall()
     own = [
         _own(SCHEMA, "columns that the file lacks", "columns", 0),
-        _own(ROW_ACCOUNTING, "rows lost or doubled", "rows", 0),
+        _own(ROW_ACCOUNTING, UNACCOUNTED, "rows", 0),
         _own(
             SOURCE_FILE,
             "other months of the same content",
@@ -306,8 +347,53 @@ def _why(error: Exception) -> Finding:
     if isinstance(error, UnsupportedSchemaError):
         return _own(SCHEMA, "columns that the file lacks", "columns", max(1, len(error.missing)), str(error))
     if isinstance(error, RowsUnaccountedError):
-        return _own(ROW_ACCOUNTING, "rows lost or doubled", "rows", error.difference, str(error))
+        return _own(ROW_ACCOUNTING, UNACCOUNTED, "rows", error.difference, str(error))
     raise error
+
+
+def _quarantined(connection: duckdb.DuckDBPyConnection, loaded: LoadedMonth, quarantine: Files) -> Finding:
+    """Not too many rows are odd: a column without values would else empty a month, row by row."""
+    share = 100 * loaded.quarantined / loaded.read if loaded.read else 0.0
+    found = Finding(
+        ROW_ACCOUNTING,
+        "rows in the quarantine",
+        True,
+        share <= MOST_QUARANTINED,
+        share,
+        "percent",
+        f"at most {MOST_QUARANTINED} percent",
+    )
+    if found.passed:
+        return found
+    examples = connection.execute(
+        f"""SELECT source_row, reason, pickup_at, dropoff_at, pickup_zone_id, dropoff_zone_id, trip_distance,
+          total_amount
+        FROM {quarantine.content} WHERE reason = $reason LIMIT {EXAMPLES}""",
+        {"reason": next(iter(loaded.reasons))},
+    )
+    reasons = ", ".join(f"{rows:,} with {reason}" for reason, rows in loaded.reasons.items())
+    detail = f"Of {loaded.read:,} rows read {loaded.quarantined:,} are in the quarantine: {reasons}."
+    return replace(found, examples=records(examples), detail=detail)
+
+
+def _size(connection: duckdb.DuckDBPyConnection, file: TripFile, loaded: LoadedMonth) -> Finding:
+    """About as many trips as the version of the month that is replaced, if there is one."""
+    (before,) = connection.execute(
+        f"SELECT max(rows_kept) FROM {LOADS.table} WHERE service = $service AND file_month = $month",
+        {"service": file.service, "month": file.month},
+    ).fetchone() or (None,)
+    least, most = ((before or 0) * (100 + sign * SAME_SIZE) / 100 for sign in (-1, 1))
+    return Finding(
+        "consistency",
+        "trips, against what is replaced",
+        False,
+        not before or least <= loaded.kept <= most,
+        loaded.kept,
+        "rows",
+        f"between {least:,.10g} and {most:,.10g} rows: {before:,} were there before"
+        if before
+        else "anything: the month was not there before",
+    )
 
 
 def _own(check: str, rule: str, unit: str, observed: int, detail: str = "") -> Finding:
@@ -377,6 +463,8 @@ def make_ready(draft: Draft, file: TripFile, path: Path) -> ReadyMonth:
         key_figure=f"count(*) - coalesce(bit_count(bitstring_agg(source_row, 0, {max(read, 2) - 1})), 0)",
     )
     loaded = LoadedMonth(read, trips.rows, quarantine.rows, dict(reasons), columns)
+    # First what says most of why the others are broken.
+    findings = [_quarantined(connection, loaded, quarantine), *findings]
     return ReadyMonth(loaded, (trips, quarantine), findings, days)
 
 
