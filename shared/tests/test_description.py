@@ -1,12 +1,14 @@
 """Which columns an SQL statement relies on, and what a description says."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dagster import AssetSpec, AutomationCondition, Definitions, asset
 from taxi_shared.contracts import contract
-from taxi_shared.description import columns_read, describe
+from taxi_shared.description import columns_read, describe, main
 
 TRIPS, ZONES = contract("raw.taxi_trips"), contract("raw.taxi_zones")
 ALL_ZONES = sorted(column.name for column in ZONES.columns)
@@ -99,6 +101,24 @@ def test_the_rules_of_a_contract_are_told() -> None:
     rows = described(AssetSpec(["raw", "taxi_zones"]))["assets"]["raw/taxi_zones"]["rules"]["rows"]
     assert (rows["refuses"], rows["expected"], rows["columns"]) == (True, "265 rows", [])
     assert described(made)["assets"]["made"]["rules"] == {}
+
+
+def test_what_does_not_load_says_where_in_its_own_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "broken"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "assets.py").write_text("import pandas_of_tomorrow\n")
+    (package / "definitions.py").write_text(
+        "import importlib\ndef defs():\n    return importlib.import_module('broken.assets')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["description", "broken"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = str(ended.value.code).splitlines()
+    assert lines[-1] == "ModuleNotFoundError: No module named 'pandas_of_tomorrow'"
+    assert f'  File "{package / "assets.py"}", line 1, in <module>' in lines
+    assert not [line for line in lines if "importlib/__init__" in line or "frozen" in line]
 
 
 def test_automation_of_the_same_name_that_does_something_else_is_another() -> None:

@@ -24,6 +24,7 @@ from codeloc.console import (
     home_of,
     progress_bar,
     say,
+    say_aside,
 )
 from codeloc.errors import CodelocError
 from codeloc.home import ROOT
@@ -213,7 +214,7 @@ def sql(
 ) -> None:
     """Query the warehouse: every location's lake, read-only."""
     package = ROOT / "shared"
-    sync(package, lambda line: errors.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True))
+    sync(package, say_aside)
     python = str(package / ".venv" / "bin" / "python")
     command = [python, "-m", "taxi_shared.explore", str(home_of(home).path), "--format", form.value]
     if output is not None:

@@ -49,6 +49,11 @@ def say(line: str) -> None:
     console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(line)}", soft_wrap=True)
 
 
+def say_aside(line: str) -> None:
+    """The same on stderr, where what is printed is for a program."""
+    errors.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(line)}", soft_wrap=True)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on a terminal, a line per change elsewhere."""
