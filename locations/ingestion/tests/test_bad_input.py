@@ -142,6 +142,8 @@ def retyped(column: str, values: pa.Array) -> pa.Table:
 ROWS = GOOD.num_rows
 PAGE = b"<!DOCTYPE html><html><body>Maintenance</body></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n"
+WHOLE = parquet(GOOD)
+DAMAGED = WHOLE[:100] + bytes(200) + WHOLE[300:]
 ANCIENT = pa.table({"vendor_name": ["VTS"], "Trip_Pickup_DateTime": ["2009-01-04 02:52:00"], "Start_Lon": [-73.99]})
 
 # What the source sends, what the run's error says, and the checks that are red besides.
@@ -163,6 +165,7 @@ REFUSED: dict[str, tuple[Spoil, str, set[str]]] = {
         "a Parquet file that was cut off: its footer is missing",
         {WHOLE_FILE},
     ),
+    "damaged in the middle": (body(DAMAGED), "a Parquet file that is damaged: ", {WHOLE_FILE}),
     "another table": (
         table(pa.table({"LocationID": [1], "Borough": ["EWR"]})),
         "is missing. The file has: LocationID, Borough. Either it is not a file of taxi trips",
