@@ -12,12 +12,12 @@ from pathlib import Path
 import duckdb
 
 KEPT = """
-    pickup IS NOT NULL AND dropoff IS NOT NULL AND dropoff > pickup
+    pickup IS NOT NULL AND dropoff IS NOT NULL AND dropoff > pickup AND dropoff <= pickup + INTERVAL 30 DAY
     AND pickup >= $month::DATE - INTERVAL 7 DAY
     AND pickup < $month::DATE + INTERVAL 1 MONTH + INTERVAL 1 DAY
     AND PULocationID BETWEEN 1 AND 265 AND DOLocationID BETWEEN 1 AND 265
     AND coalesce(trip_distance BETWEEN 0 AND 1000, true)
-    AND coalesce(total_amount >= 0, true)
+    AND coalesce(total_amount BETWEEN 0 AND 10000, true) AND coalesce(abs(fare_amount) <= 10000, true)
 """
 
 

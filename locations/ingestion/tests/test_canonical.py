@@ -271,6 +271,7 @@ def test_files_of_2009_and_2010_are_refused_with_the_reason(columns: list[str]) 
     [
         (["PULocationID"], "PULocationID"),
         (["total_amount"], "total_amount"),
+        (["VendorID", "tip_amount"], "VendorID, tip_amount"),
         (["tpep_pickup_datetime"], "tpep_pickup_datetime or lpep_pickup_datetime"),
         (["DOLocationID", "PULocationID"], "PULocationID, DOLocationID"),
     ],

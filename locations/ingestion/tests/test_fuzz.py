@@ -8,13 +8,18 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ingestion import sample
 from ingestion.canonical import UnsupportedSchemaError, projection
-from ingestion.source import BadFileError, SourceError, csv_rows, fetch, parquet_rows
+from ingestion.defs.trips import BAD_CONTENT, make_ready
+from ingestion.source import BadFileError, SourceError, TripFile, csv_rows, fetch, parquet_rows
+from taxi_shared.warehouse import Warehouse
 
 from conftest import Source, of_month, parquet
 
 MONTH = parquet(of_month("green", "2023-02", [{}] * 20))
-NAMES = ["lpep_pickup_datetime", "lpep_dropoff_datetime", "PULocationID", "DOLocationID", "total_amount"]
+NAMES = [
+    name for name in sample.month_schema("green", "2023-02").names if name not in ("ehail_fee", "trip_type")
+]  # what every file has
 
 anything = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -33,6 +38,22 @@ def test_a_month_with_some_bytes_changed_is_counted_or_refused(tmp_path: Path, w
     (tmp_path / "file").write_bytes(MONTH[:where] + other + MONTH[where + len(other) :])
     with contextlib.suppress(BadFileError):
         assert parquet_rows(tmp_path / "file") >= 0
+
+
+@anything
+@given(where=st.integers(0, len(MONTH) - 1), other=st.binary(min_size=1, max_size=8))
+def test_a_month_with_some_bytes_changed_is_loaded_or_refused(
+    tmp_path: Path, warehouse: Warehouse, where: int, other: bytes
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(MONTH[:where] + other + MONTH[where + len(other) :])
+    with contextlib.suppress(BadFileError, UnsupportedSchemaError, *BAD_CONTENT), warehouse.draft() as draft:
+        assert parquet_rows(file) >= 0
+        ready = make_ready(draft, TripFile.of_partition("2023-02-01|green"), file)
+        # As the lake reads what it is given.
+        for files in ready.files:
+            if files.rows:
+                draft.connection.execute("FROM parquet_metadata($files)", {"files": list(files.paths)}).fetchall()
 
 
 @anything

@@ -20,7 +20,10 @@ _SOURCE_NAMES: Final = {
 }
 # Known to no file as such: made here, for every row.
 _MADE_HERE: Final = frozenset({"service", "file_month", "source_row"})
-_NEEDED: Final = ("pickup_at", "dropoff_at", "pickup_zone_id", "dropoff_zone_id", "total_amount")
+# Those that not every file from 2011 on has: of one service only, or younger. All others must be there: a column that
+# TLC renamed would else become nulls, and figures of nothing.
+_NOT_EVERYWHERE: Final = frozenset({"trip_type", "ehail_fee", "airport_fee", "cbd_congestion_fee"})
+_TIMES: Final = "BETWEEN TIMESTAMP '1900-01-01' AND TIMESTAMP '2200-01-01'"
 
 
 class UnsupportedSchemaError(ValueError):
@@ -38,7 +41,8 @@ def projection(source_columns: list[str]) -> str:
     """The select list that casts a source file to the canonical columns, in the contract's order.
 
     A value that cannot be read as its column's type becomes null there, and `unreadable` (BOOLEAN,
-    the last column) is true for its row. It is true for numbers that are not finite, too; `finite` makes nulls of them.
+    the last column) is true for its row. It is true for numbers that are not finite and for times that no calendar of
+    ours has, too; `finite` makes nulls of them.
 
     Parameters
     ----------
@@ -61,7 +65,7 @@ def projection(source_columns: list[str]) -> str:
         found = sources.get(column.name)
         if found is None:
             casts.append(f"NULL::{column.type} AS {column.name}")
-            if column.name in _NEEDED:
+            if column.name not in _NOT_EVERYWHERE:
                 missing.append(" or ".join(_names_of(column.name)))
             continue
         quoted = '"' + found.replace('"', '""') + '"'
@@ -70,6 +74,9 @@ def projection(source_columns: list[str]) -> str:
         if column.type == "DOUBLE":
             # Not a number, and infinity: one such row would make every sum it is in the same.
             doubtful.append(f"NOT coalesce(isfinite({cast}), {quoted} IS NULL)")
+        elif column.type == "TIMESTAMP":
+            # Beyond, statistics of Parquet files cannot be read.
+            doubtful.append(f"NOT coalesce({cast} {_TIMES}, {quoted} IS NULL)")
         else:
             doubtful.append(f"({quoted} IS NOT NULL AND {cast} IS NULL)")
     if missing:
@@ -78,10 +85,10 @@ def projection(source_columns: list[str]) -> str:
 
 
 def finite(column: Column) -> str:
-    """SQL: the column, or null where it is not a number or infinite. Only unreadable rows need it, and it costs."""
-    return (
-        f"if(isfinite({column.name}), {column.name}, NULL) AS {column.name}" if column.type == "DOUBLE" else column.name
-    )
+    """SQL: the column, or null where it is no finite number or no time. Only unreadable rows need it, and it costs."""
+    conditions = {"DOUBLE": f"isfinite({column.name})", "TIMESTAMP": f"{column.name} {_TIMES}"}
+    condition = conditions.get(column.type)
+    return f"if({condition}, {column.name}, NULL) AS {column.name}" if condition else column.name
 
 
 def source_of(source_columns: list[str]) -> dict[str, str]:

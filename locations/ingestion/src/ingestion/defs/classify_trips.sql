@@ -11,8 +11,13 @@ SELECT
       OR pickup_at >= file_month + INTERVAL 1 MONTH + getvariable('early_reporting')::INTERVAL
       THEN 'outside_file_month'
     WHEN dropoff_at <= pickup_at THEN 'no_duration'
+    WHEN dropoff_at > pickup_at + INTERVAL 30 DAY THEN 'implausible_duration'
     WHEN pickup_zone_id NOT BETWEEN 1 AND 265 OR dropoff_zone_id NOT BETWEEN 1 AND 265 THEN 'unknown_zone'
     WHEN trip_distance < 0 OR trip_distance > 1000 THEN 'implausible_distance'
+    WHEN greatest(
+      abs(total_amount), abs(fare_amount), abs(extra), abs(mta_tax), abs(tip_amount), abs(tolls_amount), abs(ehail_fee),
+      abs(improvement_surcharge), abs(congestion_surcharge), abs(airport_fee), abs(cbd_congestion_fee)
+    ) > 10000 THEN 'implausible_amount'
     -- Refunds and voids: each mirrors a row with the positive amounts.
     WHEN total_amount < 0 THEN 'negative_amount'
   END AS reason

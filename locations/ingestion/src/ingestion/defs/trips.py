@@ -62,6 +62,9 @@ LOADS = contract("raw.taxi_trips_loads")
 TABLES = (TRIPS, QUARANTINE, LOADS)
 RESULTS = results_contract()
 
+# What DuckDB says of a file that is whole and has values which it cannot read, or not keep.
+BAD_CONTENT = (duckdb.DataError, duckdb.InvalidInputException)
+
 # Months before one whose figures say what is usual.
 EARLIER_MONTHS = 24
 
@@ -73,10 +76,10 @@ MOST_QUARANTINED = 20
 # How far a month may be from what it replaces, in percent of that.
 SAME_SIZE = 20
 OWN_CHECKS = {
-    SCHEMA: "The file has every column that trips are made from.",
+    SCHEMA: "The file has every column that all of TLC's files since 2011 have.",
     ROW_ACCOUNTING: "Each row of the file is either a trip or in the quarantine,"
     f" and at most {MOST_QUARANTINED} percent are in the quarantine.",
-    SOURCE_FILE: "The file's content is not that of another month.",
+    SOURCE_FILE: "The file's content can be read, and is not that of another month.",
 }
 
 
@@ -256,16 +259,16 @@ def _try_month(
             loaded = ready.loaded
             put(connection, draft, file, ready)
             # Before the load's record is replaced.
-            size = _size(connection, file, loaded)
+            told = [_size(connection, file, loaded), _unknown(loaded)]
             _record_load(connection, file, download, loaded, context.run.run_id)
             findings |= _findings(connection, file, download, ready)
-            findings[TRIPS] = [*findings[TRIPS], size]
+            findings[TRIPS] = [*findings[TRIPS], *told]
             require([finding for of_table in findings.values() for finding in of_table])
             keep(connection, key, findings, context.run.run_id)
             quality.add(key, findings)
             quality.still_refused = refused(connection, TRIPS)
             previews = {table: _preview(connection, table, file) for table in TABLES}
-    except (UnsupportedSchemaError, RowsUnaccountedError, RefusedError) as error:
+    except (UnsupportedSchemaError, RowsUnaccountedError, RefusedError, *BAD_CONTENT) as error:
         # Where the file could not even be loaded, its rows were not measured.
         findings = findings or {TRIPS: [_why(error)]}
         with warehouse.write(*TABLES, appends=[RESULTS]) as connection:
@@ -273,7 +276,8 @@ def _try_month(
             quality.still_refused = refused(connection, TRIPS)
         quality.add(key, findings)
         quality.refused[key] = download
-        raise MonthRefusedError(f"{file.name}: {error} The month stays as it was.") from error
+        why = findings[TRIPS][0].detail if isinstance(error, BAD_CONTENT) else str(error)
+        raise MonthRefusedError(f"{file.name}: {why} The month stays as it was.") from error
     context.log.info("%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined)
     if loaded.unknown_columns:
         context.log.warning("%s has columns the contract does not: %s", file.name, loaded.unknown_columns)
@@ -348,6 +352,9 @@ def _why(error: Exception) -> Finding:
         return _own(SCHEMA, "columns that the file lacks", "columns", max(1, len(error.missing)), str(error))
     if isinstance(error, RowsUnaccountedError):
         return _own(ROW_ACCOUNTING, UNACCOUNTED, "rows", error.difference, str(error))
+    if isinstance(error, BAD_CONTENT):
+        said = f"DuckDB cannot read or keep what is in it: {' '.join(str(error).split())[:300]}."
+        return _own(SOURCE_FILE, "faults of its content", "faults", 1, said)
     raise error
 
 
@@ -365,15 +372,38 @@ def _quarantined(connection: duckdb.DuckDBPyConnection, loaded: LoadedMonth, qua
     )
     if found.passed:
         return found
-    examples = connection.execute(
-        f"""SELECT source_row, reason, pickup_at, dropoff_at, pickup_zone_id, dropoff_zone_id, trip_distance,
-          total_amount
-        FROM {quarantine.content} WHERE reason = $reason LIMIT {EXAMPLES}""",
-        {"reason": next(iter(loaded.reasons))},
+    examples = records(
+        connection.execute(
+            f"""SELECT source_row, reason, pickup_at, dropoff_at, pickup_zone_id, dropoff_zone_id, trip_distance,
+              total_amount
+            FROM {quarantine.content} WHERE reason = $reason LIMIT {EXAMPLES}""",
+            {"reason": next(iter(loaded.reasons))},
+        )
     )
     reasons = ", ".join(f"{rows:,} with {reason}" for reason, rows in loaded.reasons.items())
     detail = f"Of {loaded.read:,} rows read {loaded.quarantined:,} are in the quarantine: {reasons}."
-    return replace(found, examples=records(examples), detail=detail)
+    keys = ("pickup_at", "dropoff_at", "pickup_zone_id", "dropoff_zone_id")
+    nulls = connection.execute(
+        f"SELECT {', '.join(f'count(*) - count({key})' for key in keys)} FROM {quarantine.content}"
+    ).fetchone()
+    without = [f"{key} in {rows:,}" for key, rows in zip(keys, nulls or (), strict=True) if rows]
+    detail += f" There is no {', no '.join(without)} of them." if without else ""
+    return replace(found, examples=examples, detail=detail)
+
+
+def _unknown(loaded: LoadedMonth) -> Finding:
+    """Nothing came that nobody knows: a column that TLC began to publish, or renamed."""
+    unknown = loaded.unknown_columns
+    return Finding(
+        "consistency",
+        "columns that the contract does not have",
+        False,
+        not unknown,
+        len(unknown),
+        "columns",
+        "0 columns",
+        detail=f"The file has {', '.join(unknown)}, of which nothing is loaded." if unknown else "",
+    )
 
 
 def _size(connection: duckdb.DuckDBPyConnection, file: TripFile, loaded: LoadedMonth) -> Finding:
