@@ -33,7 +33,7 @@ from dagster import (
     build_run_status_sensor_context,
     multi_asset,
 )
-from taxi_shared.alerts import FAILED_PARTITIONS, Alert, AlertError, addresses_of, describe, failure_alerts, send
+from taxi_shared.alerts import CAUSE, FAILED_PARTITIONS, Alert, AlertError, addresses_of, describe, failure_alerts, send
 
 MONTHS = StaticPartitionsDefinition([f"2023-0{month}" for month in range(1, 10)])
 
@@ -63,7 +63,16 @@ def nobodys() -> None:
     raise ValueError("no idea")
 
 
-DEFINITIONS = Definitions([file, trips, nobodys], sensors=[failure_alerts("ingestion")])
+OF = {"cause": ""}
+
+
+@asset(owners=["team:ingestion"], key_prefix="marts", partitions_def=MONTHS)
+def fares() -> None:
+    """Is not made, because of something else."""
+    raise Failure("nothing is made of what was refused", metadata={CAUSE: OF["cause"]}, allow_retries=False)
+
+
+DEFINITIONS = Definitions([file, trips, nobodys, fares], sensors=[failure_alerts("ingestion")])
 
 
 @pytest.fixture
@@ -254,6 +263,17 @@ def test_what_was_mended_and_fails_again_is_news(
     assert len(receivers.posts) == 4
 
 
+def test_what_follows_from_another_failure_is_told_once_for_all(
+    instance: DagsterInstance, receivers: Receivers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALERTS", receivers.web)
+    for month, cause in (("2023-01", "raw/trips"), ("2023-02", "raw/trips"), ("2023-03", "raw/zones")):
+        monkeypatch.setitem(OF, "cause", cause)
+        tick(instance, failed(instance, month, ["marts", "fares"]))
+    titles = [post["title"] for post in receivers.posts]
+    assert titles == [f"[ingestion] marts/fares failed for {month}" for month in ("2023-01", "2023-03")]
+
+
 def test_an_alert_names_what_failed_of_many_partitions_and_assets(instance: DagsterInstance) -> None:
     @multi_asset(
         specs=[AssetSpec(name, partitions_def=MONTHS) for name in ("a", "b", "c", "d")],
@@ -304,12 +324,16 @@ def test_a_receiver_that_fails_is_tried_again(
     instance: DagsterInstance, receivers: Receivers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALERTS", receivers.web)
+    monkeypatch.setattr("taxi_shared.alerts._WAITS", (0, 0))
     receivers.refuse = 2
     tick(instance, failed(instance))
     assert len(receivers.posts) == 1
 
 
-def test_who_cannot_be_reached_is_named_without_the_password(instance: DagsterInstance) -> None:
+def test_who_cannot_be_reached_is_named_without_the_password(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taxi_shared.alerts._WAITS", (0, 0))
     alert = told(instance, failed(instance))
     with pytest.raises(AlertError, match=r"not told: \[ingestion\] raw/trips") as error:
         send(alert, ["json://user:secret@127.0.0.1:9/path?token=secret"])

@@ -111,6 +111,26 @@ def test_a_rule_with_a_typing_error_is_named() -> None:
     assert "bourough" in text
 
 
+@pytest.mark.parametrize(
+    ("measure", "says"),
+    [
+        ("'abc'", "Could not convert string 'abc' to DOUBLE"),
+        ("zone_id", 'column "zone_id" must appear in the GROUP BY'),
+    ],
+)
+def test_a_rule_that_is_no_figure_of_all_rows_is_named(measure: str, says: str) -> None:
+    (good,) = [rule for rule in ZONES.rules if rule.name == "rows"]
+    (text,) = unmeasurable(replace(ZONES, rules=(replace(good, name="odd", measure=measure),)))
+    assert text.startswith("contract of raw.taxi_zones: its rule 'odd' cannot be measured: ")
+    assert says in text
+
+
+def test_columns_of_types_that_are_none_are_told() -> None:
+    odd = Column("x", "DUOBLE", "x", required=False)
+    (text,) = unmeasurable(replace(ZONES, columns=(odd,)))
+    assert text.startswith("contract of raw.taxi_zones: its columns are none that DuckDB has: Catalog Error: Type with")
+
+
 def test_only_the_rows_of_the_condition_are_measured(connection: duckdb.DuckDBPyConnection) -> None:
     zones(connection, [*range(1, 266), 300])
     assert broken(measure(connection, ZONES, "zone_id < $most", {"most": 300})) == {}

@@ -26,7 +26,7 @@ ForceOption = Annotated[
 ReasonOption = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the history.")]
 
 # Of why a deploy failed, what the history shows.
-_ERROR_LINES = 5
+_ERROR_LINES = 8
 
 
 def register(app: typer.Typer) -> None:

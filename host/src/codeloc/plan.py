@@ -152,6 +152,7 @@ def make_plan(
             *_unknown_deps(candidate, others),
             *_deprecated(candidate, others),
             *_no_longer_refused(before or {}, candidate, others),
+            *_same_version(before or {}, candidate),
             *([_OTHER_FORM] if any(text.startswith("contract") for text in broken_for_others) else []),
             *_pickled(before, candidate),
         ],
@@ -341,6 +342,17 @@ def _no_longer_refused(before: Description, candidate: Description, others: Mapp
         details = list(_rule_details(refusing, now)) if users else []
         if details:
             yield f"{key} refuses other rows ({'; '.join(details)}), and {', '.join(users)} depends on it"
+
+
+def _same_version(before: Description, candidate: Description) -> Iterator[str]:
+    """Contracts that promise something else under the version that loads are marked with."""
+    old, new = before.get("assets", {}), candidate["assets"]
+    for key in sorted(old.keys() & new.keys()):
+        was, now = old[key], new[key]
+        # What was deployed by an earlier version of this command had no rules.
+        differs = was["columns"] != now["columns"] or was.get("rules", now["rules"]) != now["rules"]
+        if now["contract"] and was["contract"] == now["contract"] and differs:
+            yield f"the contract of {key} has changed and is still {now['contract']}: give it a new version"
 
 
 def _broken(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str | None:

@@ -4,6 +4,7 @@ import contextlib
 import getpass
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -620,6 +621,9 @@ class Platform:
         if left:
             say(f"ending {len(left)} process(es) that an earlier stop left behind")
             end(left, patience=20)
+        # Of runs that were cut off while DuckDB had put something there.
+        for spilled in self.home.spill.glob("duckdb*"):
+            shutil.rmtree(spilled, ignore_errors=True)
 
 
 def _digest(program: str, folder: Path) -> str:

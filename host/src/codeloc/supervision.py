@@ -208,6 +208,10 @@ class Supervisor:
         for program in programs:
             write_private(_environment_file(self._home, program), exports(program.environment))
         write_whole(self._home.supervisor_config, _config(self._home, programs))
+        needed = {_environment_file(self._home, program) for program in programs}
+        for file in (self._home.path / "tmp").glob(_environment_name("*")):
+            if file not in needed:
+                file.unlink()
 
     def _rpc(self) -> Any:  # noqa: ANN401  (the proxy makes its methods up)
         from supervisor.xmlrpc import SupervisorTransport
@@ -270,4 +274,8 @@ def _plain(value: str) -> str:
 
 
 def _environment_file(home: Home, program: Program) -> Path:
-    return home.path / "tmp" / f"{program.name}.program.env"
+    return home.path / "tmp" / _environment_name(program.name)
+
+
+def _environment_name(program: str) -> str:
+    return f"{program}.program.env"

@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[Spoil, str, set[str]]] = {
     "slow trickle": (trickle, f"{PATH}: too slow: ", set()),
     "redirect loop": (circle, f"{PATH}: redirected in circles", {WHOLE_FILE}),
     "wrong length": (shorter_than_announced, f"{PATH}: RemoteProtocolError", set()),
-    "HTML page with status 200": (body(PAGE), "not a Parquet file: it does not begin with PAR1", {WHOLE_FILE}),
+    "HTML page with status 200": (body(PAGE), "does not begin with PAR1, but with b'<!DOCTYPE", {WHOLE_FILE}),
     "JSON error saved as Parquet": (body(b'{"error": "gone"}'), "not a Parquet file", {WHOLE_FILE}),
     "git-lfs pointer": (body(POINTER), "not a Parquet file", {WHOLE_FILE}),
     "truncated Parquet": (

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from dagster import Failure, RetryRequested
+from dagster import AssetCheckSeverity, Failure, RetryRequested
 from ingestion import sample
 from ingestion.defs.common import faults_of_the_source
 from ingestion.defs.files import taxi_trips_file, taxi_zone_lookup_file, taxi_zones_file
@@ -116,8 +116,8 @@ def test_an_error_page_fails_at_once_and_keeps_the_file_at_hand(
     source.requests.clear()
     source.status(f"/{file.url_path}", 200, body=b"<html>Please sign in</html>")
     says = (
-        f"{source.url}/{file.url_path}: not a Parquet file: it does not begin with PAR1"
-        " (the server sent 27 bytes of unknown type)."
+        f"{source.url}/{file.url_path}: not a Parquet file: it does not begin with PAR1, but with"
+        " b'<html>Please sign in' (the server sent 27 bytes of unknown type)."
     )
     result = run(taxi_trips_file, key=KEYS[0])
     assert failure(result).startswith(f"{says} What was there of it before stays as it was.")
@@ -125,6 +125,25 @@ def test_an_error_page_fails_at_once_and_keeps_the_file_at_hand(
     assert (check.passed, check.description) == (False, f"{KEYS[0]}: {says}")
     assert len(source.requests) == 1
     assert landing.path(file.name).read_bytes() == at_hand
+
+
+def test_the_check_warns_of_a_file_that_was_refused_until_a_good_one_comes(source: Source, run: Run) -> None:
+    for key in KEYS[:2]:
+        source.publish(TripFile.of_partition(key), of_month("green", key[:7], [{}]))
+    bad = TripFile.of_partition(KEYS[0])
+    source.status(f"/{bad.url_path}", 200, body=b"<html>Please sign in</html>")
+    assert not run(taxi_trips_file, key=KEYS[0]).success
+    other = run(taxi_trips_file, key=KEYS[1])
+    assert other.success
+    (check,) = other.get_asset_check_evaluations()
+    assert (check.passed, check.severity) == (False, AssetCheckSeverity.WARN)
+    says = f"refused before: {bad.name}: {source.url}/{bad.url_path}: not a Parquet file"
+    assert check.description is not None
+    assert check.description.startswith(says)
+    source.publish(bad, of_month("green", KEYS[0][:7], [{}]))
+    for key in KEYS[:2]:
+        (check,) = run(taxi_trips_file, key=key).get_asset_check_evaluations()
+        assert check.passed
 
 
 def test_the_other_files_of_a_run_are_downloaded(source: Source, landing: LandingStore, run: Run) -> None:

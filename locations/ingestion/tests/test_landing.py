@@ -29,7 +29,8 @@ def update(landing: LandingStore, client: httpx.Client, source: Source) -> tuple
 
 
 def files(landing: LandingStore) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in Path(landing.folder).iterdir()}
+    """All but what is remembered of refused ones."""
+    return {file.name: file.read_bytes() for file in Path(landing.folder).iterdir() if file.suffix != ".refused"}
 
 
 def described(body: bytes, source: Source, etag: str, rows: int) -> Download:

@@ -39,7 +39,10 @@ QUIET: Final = 6 * 60 * 60
 """Seconds in which the same failure is told once, unless it was mended in between."""
 FAILED_PARTITIONS: Final = "failed_partitions"
 """Metadata of a Failure: those of the run's partitions that it is about, as a list in JSON."""
-_TRIES: Final = 3
+CAUSE: Final = "cause"
+"""Metadata of a Failure that follows from another one: what that is of. It is told once, whatever it is that fails."""
+# Seconds between two tries to tell somebody; a tick of a sensor may take a minute.
+_WAITS: Final = (2, 8)
 # Assets, or partitions, that a mail's subject names.
 _NAMED: Final = 3
 _WILL_RETRY: Final = "dagster/will_retry"
@@ -74,6 +77,7 @@ class Alert:
     checks: Mapping[str, str]
     error: str
     link: str
+    cause: str = ""
 
     @property
     def title(self) -> str:
@@ -99,6 +103,8 @@ class Alert:
     @property
     def fingerprint(self) -> str:
         """The same for two failures that are one to a person: another run of the same thing that breaks alike."""
+        if self.cause:
+            return hashlib.sha256(f"{self.location}\n{self.cause}".encode()).hexdigest()[:16]
         # Numbers differ from run to run: of bytes, of processes, of temporary folders.
         error = re.sub(r"[0-9a-f]{8,}|\d+", "#", self.error)
         parts = [self.location, self.job, *self.assets, *self.partitions, *sorted(self.checks), error]
@@ -153,6 +159,7 @@ def describe(instance: DagsterInstance, run: DagsterRun, repository: RepositoryD
     kinds = {DagsterEventType.ASSET_CHECK_EVALUATION, DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
     failed_assets: list[AssetKey] = []
     partitions = _partitions_of(run)
+    follows_from = ""
     step_failed = False
     for entry in instance.all_logs(run.run_id, of_type=kinds):
         event = entry.get_dagster_event()
@@ -166,9 +173,11 @@ def describe(instance: DagsterInstance, run: DagsterRun, repository: RepositoryD
             said = failure.user_failure_data.description if failure.user_failure_data else None
             cause = failure.error.cause or failure.error if failure.error else None
             error = (said or (cause.message if cause else "") or error).strip()
-            known = failure.user_failure_data.metadata.get(FAILED_PARTITIONS) if failure.user_failure_data else None
+            metadata = failure.user_failure_data.metadata if failure.user_failure_data else {}
+            known, of = metadata.get(FAILED_PARTITIONS), metadata.get(CAUSE)
             if isinstance(known, JsonMetadataValue) and isinstance(known.data, list):
                 partitions = tuple(map(str, known.data))
+            follows_from = str(of.value) if of is not None else ""
             step_failed = True
             if event.node_handle is not None:
                 failed_assets += _assets_of(repository, event.node_handle.root.name)
@@ -187,6 +196,7 @@ def describe(instance: DagsterInstance, run: DagsterRun, repository: RepositoryD
         checks=checks,
         error=error,
         link=f"{os.environ.get(UI_ADDRESS, '').rstrip('/')}/runs/{run.run_id}",
+        cause=follows_from,
     )
 
 
@@ -260,11 +270,12 @@ def send(alert: Alert, addresses: list[str]) -> None:
             failed.append(f"{_masked(address)} is not an address of Apprise's")
             continue
         with apprise.LogCapture(level=logging.WARNING) as said:  # type: ignore[no-untyped-call]
-            sent = any(
-                messenger.notify(title=alert.title, body=alert.body, notify_type=apprise.NotifyType.FAILURE)
-                for _ in range(_TRIES)
-            )
-            if not sent:
+            for wait in (*_WAITS, None):
+                if messenger.notify(title=alert.title, body=alert.body, notify_type=apprise.NotifyType.FAILURE):
+                    break
+                if wait is not None:
+                    time.sleep(wait)
+            else:
                 failed.append(f"{_masked(address)} cannot be reached: {' '.join(said.getvalue().split())}")
     if failed:
         raise AlertError(f"not told: {alert.title}. {'; '.join(failed)}. Check {SETTING}.")

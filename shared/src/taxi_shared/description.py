@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dagster import AssetKey, AssetSpec, AutomationCondition, Definitions, TableSchema
 from dagster._core.definitions.assets.definition.asset_spec import SYSTEM_METADATA_KEY_AUTO_CREATED_STUB_ASSET
 
-from taxi_shared.contracts import TableContract, contract
+from taxi_shared.contracts import ContractError, TableContract, contract
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -296,6 +296,9 @@ def main() -> None:
             definitions = importlib.import_module(f"{location}.definitions").defs()
             Definitions.validate_loadable(definitions)
             described = describe(definitions, location)
+        except ContractError as error:
+            # It names the file, and what is wrong there.
+            sys.exit(str(error))
         except Exception as error:  # noqa: BLE001  (it is told)
             sys.exit(_traceback(error))
         faults = list(_unmeasurable(definitions))

@@ -164,16 +164,26 @@ def unmeasurable(table: TableContract) -> list[str]:
 
     A typing error in one of them would otherwise be found by the next load, which it breaks.
     """
+
+    def said(what: str, error: duckdb.Error) -> str:
+        text = " ".join(str(error).partition("LINE 1:")[0].split())
+        return f"contract of {table.table}: {what}: {text}"
+
     found = []
     with duckdb.connect() as connection:
         columns = ", ".join(f"{column.name} {column.type}" for column in table.columns)
-        connection.execute(f"CREATE TABLE no_rows ({columns})")
+        try:
+            connection.execute(f"CREATE TABLE measured ({columns})")
+        except duckdb.Error as error:
+            return [said("its columns are none that DuckDB has", error)]
+        # A row: what is wrong with a value shows with one only.
+        connection.execute(f"INSERT INTO measured ({table.columns[0].name}) VALUES (NULL)")
         for rule in table.rules:
             try:
-                connection.execute(f"SELECT ({rule.measure})::DOUBLE FROM no_rows")
+                # Beside another aggregate, as all rules are measured.
+                connection.execute(f"SELECT count(*), ({rule.measure})::DOUBLE FROM measured")
             except duckdb.Error as error:
-                text = " ".join(str(error).partition("LINE 1:")[0].split())
-                found.append(f"contract of {table.table}: its rule {rule.name!r} cannot be measured: {text}")
+                found.append(said(f"its rule {rule.name!r} cannot be measured", error))
     return found
 
 
@@ -285,14 +295,17 @@ def refused(
 def earlier_figures(
     connection: duckdb.DuckDBPyConnection, table: TableContract, partitions: Sequence[str]
 ) -> Callable[[str], list[float]]:
-    """For `compared`: the figures that each rule had in partitions that were not refused, in the order given."""
+    """For `compared`: the figures that each rule had of these partitions' rows, in the order given.
+
+    Of one that was refused those that it had before: its rows are the same ones still.
+    """
     found = connection.execute(
-        f"""WITH newest AS {_newest(RESULTS)}
-        SELECT rule, observed FROM newest
-        WHERE table_name = $table AND list_contains($partitions, partition) AND observed IS NOT NULL
-          AND partition NOT IN (
-            SELECT partition FROM newest WHERE table_name = $table AND blocking AND NOT passed
-          )
+        f"""WITH good AS (
+          FROM {RESULTS} WHERE table_name = $table AND list_contains($partitions, partition)
+          QUALIFY NOT bool_or(blocking AND NOT passed) OVER (PARTITION BY partition, checked_at)
+        )
+        SELECT rule, observed FROM (FROM good QUALIFY checked_at = max(checked_at) OVER (PARTITION BY partition))
+        WHERE observed IS NOT NULL
         ORDER BY list_position($partitions, partition)""",
         {"table": table.table, "partitions": list(partitions)},
     ).fetchall()

@@ -159,6 +159,7 @@ class Warehouse(DuckDBResource):
         *tables: TableContract,
         appends: Sequence[TableContract] = (),
         on_commit: Callable[[int], None] | None = None,
+        message: str | None = None,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """One transaction that alone may change `tables`, which are brought to their contracts first.
 
@@ -172,6 +173,8 @@ class Warehouse(DuckDBResource):
             Tables that rows are added to and nothing else: several transactions may do so at once, so nobody waits.
         on_commit
             Is told the snapshot that the transaction made, once it is there: `AT (VERSION => snapshot)` reads it.
+        message
+            What the snapshot says that it is; None: that it writes these tables.
 
         Raises
         ------
@@ -191,7 +194,7 @@ class Warehouse(DuckDBResource):
                     f"CALL {identifier(self.lake)}.set_commit_message($author, $message, extra_info => $by)",
                     {
                         "author": self.lake,
-                        "message": f"writes {', '.join(table.table for table in everything)}",
+                        "message": message or f"writes {', '.join(table.table for table in everything)}",
                         "by": json.dumps(_writer()),
                     },
                 )

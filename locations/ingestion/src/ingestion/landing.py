@@ -2,7 +2,7 @@
 
 A file appears under its name only once it is whole and checked, so whoever reads the folder never
 sees half of one. The record is written after the file; where the two disagree the file is fetched
-again.
+again. What the source sent and was refused is remembered beside it, until a good file comes.
 """
 
 import contextlib
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Final
 from dagster import ConfigurableResource
 from pydantic import Field
 
-from ingestion.source import Download, SourceError, fetch
+from ingestion.source import BadFileError, Download, SourceError, fetch
 
 if TYPE_CHECKING:
     import httpx
 
 _ABANDONED_AFTER: Final = 24 * 60 * 60
+_REFUSED: Final = ".refused"
 
 
 class LandingStore(ConfigurableResource[None]):
@@ -69,7 +70,12 @@ class LandingStore(ConfigurableResource[None]):
             at_hand = None  # from another source, whose ETags mean nothing here
         partial = folder / f".{name}.{uuid.uuid4().hex}.part"
         try:
-            download = fetch(client, url, partial, at_hand.etag if at_hand else None, count_rows)
+            try:
+                download = fetch(client, url, partial, at_hand.etag if at_hand else None, count_rows)
+            except BadFileError as error:
+                self._refusal_path(name).write_text(str(error), encoding="utf-8")
+                raise
+            self._refusal_path(name).unlink(missing_ok=True)
             if download is None and at_hand is not None:
                 return at_hand, False
             if download is None:
@@ -80,12 +86,23 @@ class LandingStore(ConfigurableResource[None]):
         self._write_record(name, download)
         return download, True
 
+    def refused(self) -> dict[str, str]:
+        """Files that the source sent last and that were refused, with the reason."""
+        found = {}
+        for path in sorted(Path(self.folder).glob(f"*{_REFUSED}")):
+            with contextlib.suppress(FileNotFoundError):
+                found[path.name.removesuffix(_REFUSED)] = path.read_text(encoding="utf-8")
+        return found
+
     def _clear_abandoned(self, name: str) -> None:
         """Remove what a download that was killed left; one that goes on for a day is taken for dead."""
         for partial in Path(self.folder).glob(f".{name}.*.part"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - partial.stat().st_mtime > _ABANDONED_AFTER:
                     partial.unlink()
+
+    def _refusal_path(self, name: str) -> Path:
+        return self.path(f"{name}{_REFUSED}")
 
     def _record_path(self, name: str) -> Path:
         return self.path(f"{name}.json")

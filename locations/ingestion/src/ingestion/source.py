@@ -192,8 +192,9 @@ def fetch(
 def parquet_rows(file: Path) -> int:
     """Rows of a Parquet file; BadFileError when it is none, or not all of it can be read."""
     with file.open("rb") as opened:
-        if opened.read(4) != b"PAR1":
-            raise BadFileError("not a Parquet file: it does not begin with PAR1")
+        head = opened.read(20)
+        if not head.startswith(b"PAR1"):
+            raise BadFileError(f"not a Parquet file: it does not begin with PAR1, but with {head!r}")
         opened.seek(-4, 2)
         if opened.read(4) != b"PAR1":
             raise BadFileError("a Parquet file that was cut off: its footer is missing")

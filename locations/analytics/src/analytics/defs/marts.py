@@ -30,7 +30,7 @@ from dagster import (
     TableColumnLineage,
     multi_asset,
 )
-from taxi_shared.alerts import FAILED_PARTITIONS
+from taxi_shared.alerts import CAUSE, FAILED_PARTITIONS
 from taxi_shared.charts import picture
 from taxi_shared.contracts import TableContract, contract
 from taxi_shared.conventions import NO_CONTRACT
@@ -337,7 +337,7 @@ def _refused_sources(refusals: Mapping[str, str]) -> Failure:
     return Failure(
         f"{', '.join(refusals)}: stays as it was, because nothing is made of what was refused. {reasons}. Once that is"
         " mended, the period is made again by itself.",
-        metadata={FAILED_PARTITIONS: MetadataValue.json(list(refusals))},
+        metadata={FAILED_PARTITIONS: MetadataValue.json(list(refusals)), CAUSE: reasons},
         allow_retries=False,
     )
 

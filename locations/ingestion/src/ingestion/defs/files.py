@@ -8,6 +8,7 @@ import duckdb
 from dagster import (
     AssetCheckEvaluation,
     AssetCheckResult,
+    AssetCheckSeverity,
     AssetCheckSpec,
     AssetExecutionContext,
     AssetKey,
@@ -90,7 +91,9 @@ def taxi_trips_file(
             shown = _content("FROM read_parquet($path, hive_partitioning = false)", path)
             done[key] = _metadata(download, fetched, path) | shown
             context.add_asset_metadata(done[key], partition_key=key)
-    checked = _check(context.asset_key, refusals)
+    own = {TripFile.of_partition(key).name for key in context.partition_keys}
+    elsewhere = {name: why for name, why in landing.refused().items() if name not in own and name.endswith(".parquet")}
+    checked = _check(context.asset_key, refusals, elsewhere)
     if refusals:
         for key, metadata in done.items():
             yield AssetMaterialization(context.asset_key, partition=key, metadata=release_metadata() | metadata)
@@ -111,12 +114,16 @@ def _why(error: SourceError, file: TripFile) -> str:
     return f"{text.removesuffix('.')}."
 
 
-def _check(asset: AssetKey, refusals: Mapping[str, str]) -> AssetCheckResult:
+def _check(asset: AssetKey, refusals: Mapping[str, str], elsewhere: Mapping[str, str]) -> AssetCheckResult:
+    """Of the run's files by partition, and a warning of what earlier runs refused, by file."""
+    texts = [f"{key}: {why}" for key, why in refusals.items()]
+    texts += [f"refused before: {name}: {why}" for name, why in elsewhere.items()]
     return AssetCheckResult(
         asset_key=asset,
         check_name=WHOLE_FILE,
-        passed=not refusals,
-        description="; ".join(f"{key}: {why}" for key, why in refusals.items()) or None,
+        passed=not texts,
+        severity=AssetCheckSeverity.ERROR if refusals or not elsewhere else AssetCheckSeverity.WARN,
+        description="; ".join(texts) or None,
         metadata={"what_to_do": f"What was there before is still there. {mending(refusals)}"} if refusals else None,
     )
 

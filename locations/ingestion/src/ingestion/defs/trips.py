@@ -271,7 +271,7 @@ def _try_month(
     except (UnsupportedSchemaError, RowsUnaccountedError, RefusedError, *BAD_CONTENT) as error:
         # Where the file could not even be loaded, its rows were not measured.
         findings = findings or {TRIPS: [_why(error)]}
-        with warehouse.write(*TABLES, appends=[RESULTS]) as connection:
+        with warehouse.write(*TABLES, appends=[RESULTS], message=f"notes why {key} was refused") as connection:
             keep(connection, key, findings, context.run.run_id)
             quality.still_refused = refused(connection, TRIPS)
         quality.add(key, findings)

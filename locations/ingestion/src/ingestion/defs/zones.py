@@ -85,7 +85,7 @@ def taxi_zones(
                 )
             )
     except RefusedError as error:
-        with warehouse.write(ZONES, appends=[RESULTS]) as connection:
+        with warehouse.write(ZONES, appends=[RESULTS], message="notes why the zones were refused") as connection:
             keep(connection, "", {ZONES: error.findings}, context.run.run_id)
         yield from check_results(ZONES, {"": error.findings})
         raise Failure(
