@@ -103,6 +103,8 @@ class Supervisor:
             capture_output=True,
             text=True,
             check=False,
+            # Until it is a daemon, a terminal's Ctrl-C would reach it too: it would end while it is told to.
+            start_new_session=True,
         )
         if finished.returncode != 0:
             raise CodelocError(f"the supervisor did not start:\n{finished.stderr.strip() or finished.stdout.strip()}")
