@@ -92,6 +92,7 @@ CONGESTION = "congestion_surcharge double, airport_fee null"
 BOTH = "congestion_surcharge double, airport_fee double"
 BOTH_RENAMED = "congestion_surcharge double, Airport_fee double"
 CBD = "congestion_surcharge double, Airport_fee double, cbd_congestion_fee double"
+FLAGS = ("unreadable", "absurd")
 GREEN_ALONE = {"ehail_fee", "trip_type"}
 ADDED_LATER = {"congestion_surcharge", "airport_fee", "cbd_congestion_fee"}
 
@@ -175,12 +176,12 @@ def canonical(file: Path, source: pa.Table) -> tuple[list[Row], dict[str, str]]:
 def test_a_trip_is_the_same_whatever_its_year(tmp_path: Path, month: str) -> None:
     columns, unknown = MONTHS[month]
     rows, types = canonical(tmp_path / "trips.parquet", table(columns))
-    made_here = {"service": "yellow", "file_month": date(2023, 1, 1), "source_row": 0, "unreadable": False}
+    made_here = {"service": "yellow", "file_month": date(2023, 1, 1), "source_row": 0} | dict.fromkeys(FLAGS, False)
     # A column that the contract gained since has no value in these files.
     added = dict.fromkeys(column.name for column in TRIPS.columns)
     assert rows == [added | CANONICAL | dict.fromkeys(unknown) | made_here]
-    assert types == {column.name: column.type for column in TRIPS.columns} | {"unreadable": "BOOLEAN"}
-    assert list(types) == [*(column.name for column in TRIPS.columns), "unreadable"]
+    assert types == {column.name: column.type for column in TRIPS.columns} | dict.fromkeys(FLAGS, "BOOLEAN")
+    assert list(types) == [*(column.name for column in TRIPS.columns), *FLAGS]
     assert unknown_columns(table(columns).column_names) == []
 
 
@@ -193,7 +194,7 @@ def test_what_a_file_leaves_empty_stays_empty(tmp_path: Path, month: str) -> Non
         "service",
         "file_month",
         "source_row",
-        "unreadable",
+        *FLAGS,
     }
     assert row["unreadable"] is False
 

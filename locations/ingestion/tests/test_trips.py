@@ -78,8 +78,9 @@ ROWS: dict[str, tuple[Values, str | None]] = {
     "2041": (ride(datetime(2041, 11, 17)), "outside_file_month"),
     "drop-off 30 days later": (ride(START, lasts=30 * DAY), None),
     "drop-off a second more than 30 days later": (ride(START, lasts=30 * DAY + SECOND), "implausible_duration"),
-    "drop-off in 1800": ({"dropoff": datetime(1800, 1, 1)}, "unreadable_value"),
-    "drop-off in 9999": ({"dropoff": datetime(9999, 1, 1)}, "unreadable_value"),
+    "drop-off in 1800": ({"dropoff": datetime(1800, 1, 1)}, "no_duration"),
+    "drop-off in 9999": ({"dropoff": datetime(9999, 1, 1)}, "implausible_duration"),
+    "260,000 miles for 260,000 USD": ({"trip_distance": 2.6e5, "total_amount": 2.6e5}, "implausible_distance"),
     "10,000 USD": ({"total_amount": 10_000.0}, None),
     "a cent more than 10,000 USD": ({"total_amount": 10_000.01}, "implausible_amount"),
     "a toll of 1e300 USD": ({"tolls_amount": 1e300}, "implausible_amount"),
@@ -327,7 +328,7 @@ def test_the_months_before_the_one_that_fails_are_recorded_as_loaded(
     assert {row[:2] for row in tables(warehouse)["raw.taxi_trips"]} == {("green", date(2023, 1, 1))}
 
 
-KEPT = "SELECT * EXCLUDE (unreadable), NULL::VARCHAR AS reason FROM canonical"
+KEPT = "SELECT * EXCLUDE (unreadable, absurd), NULL::VARCHAR AS reason FROM canonical"
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ _MADE_HERE: Final = frozenset({"service", "file_month", "source_row"})
 # Those that not every file from 2011 on has: of one service only, or younger. All others must be there: a column that
 # TLC renamed would else become nulls, and figures of nothing.
 _NOT_EVERYWHERE: Final = frozenset({"trip_type", "ehail_fee", "airport_fee", "cbd_congestion_fee"})
+BEYOND: Final = 10_000
 _TIMES: Final = "BETWEEN TIMESTAMP '1900-01-01' AND TIMESTAMP '2200-01-01'"
 
 
@@ -40,9 +41,9 @@ class UnsupportedSchemaError(ValueError):
 def projection(source_columns: list[str]) -> str:
     """The select list that casts a source file to the canonical columns, in the contract's order.
 
-    A value that cannot be read as its column's type becomes null there, and `unreadable` (BOOLEAN,
-    the last column) is true for its row. It is true for numbers that are not finite and for times that no calendar of
-    ours has, too; `finite` makes nulls of them.
+    A value that cannot be read as its column's type becomes null there, and `unreadable` (BOOLEAN) is true for its row.
+    `absurd` (BOOLEAN, the last column) is true where a number is beyond 10,000 or not finite: one look at each number
+    that tells which rows need a second one.
 
     Parameters
     ----------
@@ -57,6 +58,7 @@ def projection(source_columns: list[str]) -> str:
     sources = source_of(source_columns)
     casts: list[str] = []
     doubtful: list[str] = []
+    absurd: list[str] = []
     missing: list[str] = []
     for column in contract("raw.taxi_trips").columns:
         if column.name in _MADE_HERE:
@@ -71,21 +73,20 @@ def projection(source_columns: list[str]) -> str:
         quoted = '"' + found.replace('"', '""') + '"'
         cast = f"TRY_CAST({quoted} AS {column.type})"
         casts.append(f"{cast} AS {column.name}")
+        doubtful.append(f"({quoted} IS NOT NULL AND {cast} IS NULL)")
         if column.type == "DOUBLE":
-            # Not a number, and infinity: one such row would make every sum it is in the same.
-            doubtful.append(f"NOT coalesce(isfinite({cast}), {quoted} IS NULL)")
-        elif column.type == "TIMESTAMP":
-            # Beyond, statistics of Parquet files cannot be read.
-            doubtful.append(f"NOT coalesce({cast} {_TIMES}, {quoted} IS NULL)")
-        else:
-            doubtful.append(f"({quoted} IS NOT NULL AND {cast} IS NULL)")
+            # Of those that are not finite, one row would make every sum it is in the same.
+            absurd.append(f"NOT coalesce({cast} BETWEEN -{BEYOND} AND {BEYOND}, {quoted} IS NULL)")
     if missing:
         raise UnsupportedSchemaError(_explain(missing, {name.lower(): name for name in source_columns}), missing)
-    return ",\n  ".join([*casts, f"({' OR '.join(doubtful)}) AS unreadable"])
+    return ",\n  ".join([*casts, f"({' OR '.join(doubtful)}) AS unreadable", f"({' OR '.join(absurd)}) AS absurd"])
 
 
 def finite(column: Column) -> str:
-    """SQL: the column, or null where it is no finite number or no time. Only unreadable rows need it, and it costs."""
+    """SQL: the column, or null where it is no finite number, or a time before 1900 or after 2200.
+
+    Statistics of Parquet files with such a time cannot be read. Only rows for the quarantine need it, and it costs.
+    """
     conditions = {"DOUBLE": f"isfinite({column.name})", "TIMESTAMP": f"{column.name} {_TIMES}"}
     condition = conditions.get(column.type)
     return f"if({condition}, {column.name}, NULL) AS {column.name}" if condition else column.name
