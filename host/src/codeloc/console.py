@@ -46,12 +46,16 @@ def absolute(path: Path) -> Path:
 
 def say(line: str) -> None:
     """Print a line with the time."""
-    console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(line)}", soft_wrap=True)
+    _say(line, console)
 
 
 def say_aside(line: str) -> None:
     """The same on stderr, where what is printed is for a program."""
-    errors.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(line)}", soft_wrap=True)
+    _say(line, errors)
+
+
+def _say(line: str, to: Console) -> None:
+    to.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(line)}", soft_wrap=True)
 
 
 @contextmanager

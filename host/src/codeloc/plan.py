@@ -172,17 +172,27 @@ def make_plan(
 def _changes(before: Description, candidate: Description) -> Iterator[Change]:
     for section, kind in _KINDS.items():
         old, new = before.get(section, {}), candidate[section]
-        for name in sorted(old.keys() | new.keys()):
-            if name not in old:
-                yield Change(ADDED, kind, name, _summary(new[name]))
-            elif name not in new:
-                yield Change(REMOVED, kind, name)
-            elif old[name] != new[name]:
-                yield Change(CHANGED, kind, name, list(_details(old[name], new[name])))
+        for sign, name in sorted(_differences(old, new), key=lambda found: found[1]):
+            if sign == ADDED:
+                yield Change(sign, kind, name, _summary(new[name]))
+            elif sign == REMOVED:
+                yield Change(sign, kind, name)
+            else:
+                yield Change(sign, kind, name, list(_details(old[name], new[name])))
     old, new = before.get("versions", {}), candidate["versions"]
     for package in sorted(old.keys() & new.keys()):
         if old[package] != new[package]:
             yield Change(CHANGED, "package", package, [f"{old[package]} -> {new[package]}"])
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What became of the names whose entries differ: in the order of the new ones, then those that are gone."""
+    for name in new:
+        if name not in old:
+            yield ADDED, name
+        elif old[name] != new[name]:
+            yield CHANGED, name
+    yield from ((REMOVED, name) for name in old if name not in new)
 
 
 def _summary(found: Any) -> list[str]:  # noqa: ANN401  (as JSON has it)
@@ -215,13 +225,13 @@ def _details(old: Any, new: Any) -> Iterator[str]:  # noqa: ANN401
 
 
 def _column_details(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    for column in [*new, *(column for column in old if column not in new)]:
-        if column not in old:
-            yield f"+ column {column} {new[column]['type']}"
-        elif column not in new:
-            yield f"- column {column}"
-        elif old[column] != new[column]:
-            yield f"~ column {column}: {_column(old[column])} -> {_column(new[column])}"
+    for sign, column in _differences(old, new):
+        if sign == ADDED:
+            yield f"{sign} column {column} {new[column]['type']}"
+        elif sign == REMOVED:
+            yield f"{sign} column {column}"
+        else:
+            yield f"{sign} column {column}: {_column(old[column])} -> {_column(new[column])}"
 
 
 def _read_details(old: Mapping[str, list[str]], new: Mapping[str, list[str]]) -> Iterator[str]:
@@ -232,20 +242,16 @@ def _read_details(old: Mapping[str, list[str]], new: Mapping[str, list[str]]) ->
 
 
 def _rule_details(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    for rule in [*new, *(rule for rule in old if rule not in new)]:
-        if rule not in old:
-            yield f"+ rule {_rule(rule, new[rule])}"
-        elif rule not in new:
-            yield f"- rule {_rule(rule, old[rule])}"
-        elif old[rule] != new[rule]:
-            other = "measured in another way" if _rule(rule, old[rule]) == _rule(rule, new[rule]) else None
-            yield f"~ rule {_rule(rule, old[rule])} -> {other or _rule('', new[rule])}"
+    for sign, name in _differences(old, new):
+        if sign == CHANGED:
+            was, now = _rule(old[name]), _rule(new[name])
+            yield f"{sign} rule {name}: {was} -> {now if now != was else 'measured in another way'}"
+        else:
+            yield f"{sign} rule {name}: {_rule((new if sign == ADDED else old)[name])}"
 
 
-def _rule(name: str, rule: Mapping[str, Any]) -> str:
-    """For a person; without a name what there is to say of it."""
-    said = f"{rule['expected']} ({'refuses' if rule['refuses'] else 'warns'})"
-    return f"{name}: {said}" if name else said
+def _rule(rule: Mapping[str, Any]) -> str:
+    return f"{rule['expected']} ({'refuses' if rule['refuses'] else 'warns'})"
 
 
 def _parts(was: Sequence[str], now: Sequence[str]) -> list[str]:

@@ -66,6 +66,8 @@ class Alert:
         Those that failed, as far as is known; nothing: the assets have none.
     checks
         Those that did not pass, as asset and name, with what they say.
+    cause
+        Of what it follows from, where it is no failure of its own.
     """
 
     location: str

@@ -63,8 +63,7 @@ def describe(definitions: Definitions, location: str) -> dict[str, Any]:
         "versions": dict(_versions()),
         "assets": {
             spec.key.to_user_string(): _asset(spec, sorted(checks.get(spec.key, [])))
-            for spec in sorted(definitions.resolve_all_asset_specs(), key=lambda spec: spec.key)
-            if SYSTEM_METADATA_KEY_AUTO_CREATED_STUB_ASSET not in spec.metadata
+            for spec in _own_assets(definitions)
         },
         "jobs": {
             job.name: {
@@ -182,6 +181,18 @@ def _beyond_contracts(statement: "exp.Expr", by_name: Mapping[str, TableContract
                 yield from ((table.table, name) for table in whose)
 
 
+def _own_assets(definitions: Definitions) -> list[AssetSpec]:
+    """Those that a location makes, and not what others make and it depends on; by key."""
+    return sorted(
+        (
+            spec
+            for spec in definitions.resolve_all_asset_specs()
+            if SYSTEM_METADATA_KEY_AUTO_CREATED_STUB_ASSET not in spec.metadata
+        ),
+        key=lambda spec: spec.key,
+    )
+
+
 def _asset(spec: AssetSpec, checks: list[str]) -> dict[str, Any]:
     schema = spec.metadata.get("dagster/column_schema")
     schema = getattr(schema, "value", schema)
@@ -261,9 +272,9 @@ def _unmeasurable(definitions: Definitions) -> Iterator[str]:
     # Deferred: it brings DuckDB along.
     from taxi_shared.quality import unmeasurable
 
-    for spec in definitions.resolve_all_asset_specs():
+    for spec in _own_assets(definitions):
         table = _contract_of(spec.key)
-        if table is not None and SYSTEM_METADATA_KEY_AUTO_CREATED_STUB_ASSET not in spec.metadata:
+        if table is not None:
             yield from unmeasurable(table)
 
 

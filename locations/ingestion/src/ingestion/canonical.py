@@ -23,7 +23,8 @@ _MADE_HERE: Final = frozenset({"service", "file_month", "source_row"})
 # Those that not every file from 2011 on has: of one service only, or younger. All others must be there: a column that
 # TLC renamed would else become nulls, and figures of nothing.
 _NOT_EVERYWHERE: Final = frozenset({"trip_type", "ehail_fee", "airport_fee", "cbd_congestion_fee"})
-BEYOND: Final = 10_000
+# No more than what classify_trips.sql takes for implausible: it asks only rows beyond this one.
+_BEYOND: Final = 10_000
 _TIMES: Final = "BETWEEN TIMESTAMP '1900-01-01' AND TIMESTAMP '2200-01-01'"
 
 
@@ -76,7 +77,7 @@ def projection(source_columns: list[str]) -> str:
         doubtful.append(f"({quoted} IS NOT NULL AND {cast} IS NULL)")
         if column.type == "DOUBLE":
             # Of those that are not finite, one row would make every sum it is in the same.
-            absurd.append(f"NOT coalesce({cast} BETWEEN -{BEYOND} AND {BEYOND}, {quoted} IS NULL)")
+            absurd.append(f"NOT coalesce({cast} BETWEEN -{_BEYOND} AND {_BEYOND}, {quoted} IS NULL)")
     if missing:
         raise UnsupportedSchemaError(_explain(missing, {name.lower(): name for name in source_columns}), missing)
     return ",\n  ".join([*casts, f"({' OR '.join(doubtful)}) AS unreadable", f"({' OR '.join(absurd)}) AS absurd"])
