@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import httpx
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ import pytest
 from dagster import AssetCheckSeverity, RetryPolicy
 from ingestion import sample
 from ingestion import source as source_module
-from ingestion.defs import common
+from ingestion.defs import common, trips
 from ingestion.defs.files import WHOLE_FILE, taxi_trips_file, taxi_zone_lookup_file, taxi_zones_file
 from ingestion.defs.trips import LOADS, QUARANTINE, TRIPS, taxi_trips
 from ingestion.defs.zones import ZONES, taxi_zones
@@ -311,6 +312,27 @@ def test_the_other_months_of_a_run_are_loaded_and_the_refused_ones_named(
             f"SELECT sum(total_amount) FROM {TRIPS.table} WHERE file_month = DATE '2023-02-01'"
         ).fetchone()
     assert counted == (pytest.approx(ROWS * 21.0),)
+
+
+def test_content_that_duckdb_refuses_after_it_was_measured_is_told_of_its_month(
+    source: Source,
+    run: Run,
+    warehouse: Warehouse,
+    loaded: dict[str, list[tuple[Any, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise duckdb.ConversionException("Date out of range in timestamp conversion")
+
+    source.publish(FILE, month(FILE, total_amount=21.0))
+    with monkeypatch.context() as patched:
+        patched.setattr(trips, "_preview", broken)
+        text = failure(run(taxi_trips_file, taxi_trips, key=KEY))
+    assert text.startswith(f"{FILE.name}: DuckDB cannot read or keep what is in it: Date out of range")
+    assert content(warehouse, *TABLES) == loaded
+    with warehouse.read() as connection:
+        assert [(partition, check) for partition, check, _ in refused(connection, TRIPS)] == [(KEY, "source_file")]
+    assert run(taxi_trips_file, taxi_trips, key=KEY).success
 
 
 # -- odd, and no reason to refuse a month -----------------------------------------------------------

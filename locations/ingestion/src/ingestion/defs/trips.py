@@ -269,14 +269,16 @@ def _try_month(
             quality.still_refused = refused(connection, TRIPS)
             previews = {table: _preview(connection, table, file) for table in TABLES}
     except (UnsupportedSchemaError, RowsUnaccountedError, RefusedError, *BAD_CONTENT) as error:
-        # Where the file could not even be loaded, its rows were not measured.
-        findings = findings or {TRIPS: [_why(error)]}
+        why = str(error)
+        if not isinstance(error, RefusedError):
+            # Its rows were not measured, or nothing that was found of them is why.
+            broken = _why(error)
+            findings, why = {TRIPS: [broken]}, broken.detail
         with warehouse.write(*TABLES, appends=[RESULTS], message=f"notes why {key} was refused") as connection:
             keep(connection, key, findings, context.run.run_id)
             quality.still_refused = refused(connection, TRIPS)
         quality.add(key, findings)
         quality.refused[key] = download
-        why = findings[TRIPS][0].detail if isinstance(error, BAD_CONTENT) else str(error)
         raise MonthRefusedError(f"{file.name}: {why} The month stays as it was.") from error
     context.log.info("%s: %s read, %s kept, %s quarantined", file.name, loaded.read, loaded.kept, loaded.quarantined)
     if loaded.unknown_columns:
